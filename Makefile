@@ -1,0 +1,48 @@
+# `make demo` and `make test` do all the set-up they need, once.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+CLIP ?=
+PROMPT ?= oil painting
+FRAMES ?= 72
+OUT ?= out/demo
+
+NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*)
+
+.PHONY: demo test check format gpu-check clean
+
+demo: $(VENV)/.native
+	$(BIN)/flowguide demo --prompt "$(PROMPT)" --frames $(FRAMES) --out-dir "$(OUT)" $(if $(CLIP),--clip "$(CLIP)")
+
+test: $(VENV)/.native
+	$(BIN)/pytest
+
+check: $(VENV)/.native
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.packages
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+gpu-check: $(VENV)/.native
+	$(BIN)/python benchmarks/gpu_check.py
+
+clean:
+	rm -rf build out $(VENV)
+
+# torch comes first: a package that depends on it would otherwise choose the build.
+$(VENV)/.packages: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) setuptools pybind11 cmake ninja
+	FLOWGUIDE_BUILD=skip $(PIP) --no-build-isolation --editable ".[dev,triton,onnx]"
+	touch $@
+
+$(VENV)/.native: $(VENV)/.packages $(NATIVE)
+	$(PIP) --no-build-isolation --no-deps --editable .
+	touch $@

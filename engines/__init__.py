@@ -1,0 +1,1 @@
+"""Networks to files to runtimes; reached by name from flowguide.diffusion and flowguide.flow."""

@@ -1,0 +1,180 @@
+"""The command line: every option comes from `config`, every error is one sentence, every exit code has a meaning.
+
+0 done, 1 failed, 2 wrong use, 130 stopped by the user.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+from cyclopts import App, CycloptsError, Parameter, ValidationError
+from cyclopts.config import Dict, Env
+
+from . import __version__
+from .config import RenderConfig, read_toml, render_config
+from .errors import FlowguideError, UsageError
+
+app = App(
+    name="flowguide",
+    help="Painted, steady video: flow-guided video-to-video with an image diffusion model.",
+    version=__version__,
+    help_format="plaintext",
+)
+
+
+@app.command
+def render(
+    source: Path,
+    output: Path,
+    *,
+    options: Annotated[RenderConfig, Parameter(name="*")] = RenderConfig(),  # noqa: B008
+    config: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Paint SOURCE into OUTPUT: same sound, same times, steady.
+
+    Parameters
+    ----------
+    source
+        The clip to paint.
+    output
+        The video to write; its suffix chooses the container.
+    config
+        TOML file with a [render] table of the options below; options given here go over it.
+    json
+        Progress and result as one JSON object per line.
+    """
+    from .runs.clip import render as render_clip
+    from .terminal import reporter
+
+    with reporter(source, output, as_json=json) as report:
+        done = render_clip(
+            source,
+            output,
+            config=options,
+            on_start=report.started,
+            on_frame=report.frame,
+            should_stop=report.stop_asked,
+        )
+        report.done(done)
+
+
+@app.command
+def doctor(*, json: bool = False) -> None:
+    """Tell what this machine has, what each absence costs and what to do.
+
+    Parameters
+    ----------
+    json
+        As one JSON object.
+    """
+    from .doctor import examine, print_findings
+
+    findings = examine()
+    if json:
+        _print_json([finding.as_dict() for finding in findings])
+    else:
+        print_findings(findings)
+
+
+@app.command
+def metrics(
+    source: Path,
+    *clips: Path,
+    unguided: Path | None = None,
+    max_frames: int | None = None,
+    json: bool = False,
+) -> None:
+    """Measure how steady, sharp and faithful CLIPS of SOURCE are.
+
+    Parameters
+    ----------
+    source
+        The clip that was painted: its flow says what should have stayed.
+    clips
+        Painted clips of it, with the same frames.
+    unguided
+        The clip painted without guidance: the yardstick of sharpness and fidelity.
+    max_frames
+        Measure the first frames only.
+    json
+        The whole report with its curves as one JSON object.
+    """
+    from .terminal import measure_files
+
+    report = measure_files(source, clips, unguided=unguided, max_frames=max_frames)
+    if json:
+        _print_json(report.as_dict())
+    else:
+        from .terminal import print_report
+
+        print_report(report)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _config_file(arguments: Sequence[str]) -> Path | None:
+    """The value of --config, looked at before parsing: what it holds are defaults for the parser."""
+    for position, argument in enumerate(arguments):
+        if argument == "--config":
+            if position + 1 == len(arguments):
+                raise UsageError("--config needs the path of a TOML file.")
+            return Path(arguments[position + 1])
+        if argument.startswith("--config="):
+            return Path(argument.partition("=")[2])
+    return None
+
+
+def _fail(error: FlowguideError, as_json: bool) -> NoReturn:
+    if as_json:
+        print(json.dumps({"event": "error", "kind": type(error).__name__, "message": str(error)}))
+    print(f"flowguide: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+def _sentence(error: CycloptsError) -> UsageError:
+    """The parser's complaint as one of ours."""
+    cause = error.__cause__
+    if isinstance(error, ValidationError) and cause is not None and hasattr(cause, "errors"):
+        first = cause.errors()[0]
+        name = "-".join(str(part) for part in first["loc"]).replace("_", "-")
+        return UsageError(f"--{name}: {first['msg']}, got {first['input']!r}.")
+    return UsageError(" ".join(str(error).split()))
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line; always exits."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in arguments
+    # A spinning second OpenMP thread starves everything else on a small or shared machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Models are local files; no library asks a hub for anything.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    logging.basicConfig(level=logging.WARNING, format="flowguide: %(message)s", stream=sys.stderr)
+    try:
+        sources: list[Any] = [Env("FLOWGUIDE_", command=True)]
+        file = _config_file(arguments)
+        if file is not None:
+            values = read_toml(file)
+            render_config(values)
+            sources.append(Dict({"render": values}, source=str(file)))
+        app.config = tuple(sources)
+        app(arguments, exit_on_error=False, print_error=False)
+    except FlowguideError as error:
+        _fail(error, as_json)
+    except CycloptsError as error:
+        _fail(_sentence(error), as_json)
+    except KeyboardInterrupt:
+        print("flowguide: stopped.", file=sys.stderr)
+        sys.exit(130)
+    except MemoryError:
+        _fail(FlowguideError("Out of memory. Choose a smaller --size, or close other programs."), as_json)
+    sys.exit(0)

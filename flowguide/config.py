@@ -1,0 +1,95 @@
+"""Every option, once: name, type, range, default, help. The CLI, TOML files, the environment and Python read these."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import UnknownName, UsageError
+
+
+class RenderConfig(BaseModel):
+    """How a clip is painted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt: str = Field("oil painting", description="What the picture should look like.")
+    negative_prompt: str = Field("", description="What it should not look like.")
+    model: str = Field("painter", description="A bundled model's name, or a folder in diffusers layout.")
+    strength: float = Field(0.5, ge=0.0, le=1.0, description="How far the picture may leave the source: 0 to 1.")
+    steps: int = Field(8, ge=1, le=1000, description="Steps of the whole schedule; steps x strength of them run.")
+    guidance_scale: float = Field(2.0, ge=0.0, le=50.0, description="Classifier-free guidance (CFG); 1 is off.")
+    sampler: str = Field("ddim", description="Sampler by name.")
+    eta: float = Field(0.0, ge=0.0, le=1.0, description="Fresh noise per step: 0 none, 1 as DDPM.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Key of all noise.")
+    noise: Literal["fixed", "per-frame"] = Field(
+        "fixed", description="The same noise for all frames of a shot, or fresh noise for each."
+    )
+
+    guidance: bool = Field(True, description="Guide each frame by the one before it.")
+    flow: str = Field("dis", description="Flow estimator by name.")
+    flow_weight: str = Field(
+        "share",
+        description="Pull toward the warped frame: a number, a picture (white is 1), 'share', 'seed-farneback', "
+        "'seed-raft', or FILE.py:FUNCTION.",
+    )
+    paste: float = Field(1.0, ge=0.0, le=1.0, description="Weight of the carried pixels in the finished frame.")
+    feather_px: int = Field(4, ge=0, le=64, description="Width of the seam between carried and new pixels.")
+    sharpen: float = Field(
+        0.12, ge=0.0, le=1.0, description="Most that resampling blur is undone per frame; 0 leaves it."
+    )
+    cut_share: float = Field(
+        0.03, ge=0.0, le=1.0, description="A confident share of the frame below this starts anew."
+    )
+
+    size: str | None = Field(
+        None, description="HEIGHT, or WIDTHxHEIGHT, in pixels; the aspect is kept with one number. Default: the source's."
+    )
+    start_seconds: float | None = Field(None, ge=0.0, description="Begin here.")
+    end_seconds: float | None = Field(None, gt=0.0, description="Stop before here.")
+    max_frames: int | None = Field(None, ge=1, description="Stop after this many frames.")
+    audio: bool = Field(True, description="Copy the sound.")
+    crf: int = Field(16, ge=0, le=51, description="Encoder quality of the output, 0 is best.")
+
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field("auto", description="Arithmetic of the model.")
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0 leaves the library's choice.")
+
+
+Option = Annotated[Any, "the value of one field of RenderConfig"]
+
+
+def render_config(values: dict[str, Option] | None = None, **changes: Option) -> RenderConfig:
+    """A checked configuration. Raises UsageError that names the option, its range and what was got."""
+    given = {**(values or {}), **changes}
+    unknown = [name for name in given if name not in RenderConfig.model_fields]
+    if unknown:
+        raise UnknownName("option", unknown[0], RenderConfig.model_fields)
+    try:
+        return RenderConfig(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"Option {name}: {first['msg']}, got {first['input']!r}.") from error
+
+
+def changed(config: RenderConfig, **changes: Option) -> RenderConfig:
+    """`config` with some options replaced, checked as a whole."""
+    return render_config({**config.model_dump(), **changes})
+
+
+def read_toml(path: Path) -> dict[str, Option]:
+    """The options of a TOML file, under [render] or at the top level. Raises UsageError with the place."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"The configuration file {path} does not exist.") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"The configuration file {path} cannot be read: {error}") from error
+    section = content.get("render", content)
+    if not isinstance(section, dict):
+        raise UsageError(f"[render] in {path} should be a table.")
+    return section

@@ -1,0 +1,1 @@
+"""The model side: checkpoints, prompts, coefficient tables, noise, the guided denoiser."""

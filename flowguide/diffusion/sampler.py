@@ -1,0 +1,79 @@
+"""The sampling loop: the model's output, then one fused step, for as many steps as the table has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from .tables import StepTable
+
+Predict = Callable[[Tensor, int, Tensor], Tensor]
+"""(c_in·x [N, C, h, w], timestep, embeddings) -> model output [N, C, h, w]."""
+
+StepCallback = Callable[[int, int, Tensor], Tensor | None]
+"""(step, timestep, x after the step) -> None, or the x to go on with."""
+
+
+@dataclass(frozen=True)
+class LatentGuide:
+    """What flow guidance hands to the sampler."""
+
+    k0: Tensor
+    """The guide in the model's own space, [N, C, h, w]."""
+    weights: Tensor
+    """Pull toward it at each step, [steps, N, h, w] in [0, 1]; 0 leaves a cell untouched, bit for bit."""
+
+
+def sample(
+    predict: Predict,
+    table: StepTable,
+    start: Tensor,
+    noise: Callable[[int], Tensor],
+    *,
+    cond: Tensor,
+    uncond: Tensor | None = None,
+    guidance_scale: float = 1.0,
+    guide: LatentGuide | None = None,
+    on_step: StepCallback | None = None,
+) -> Tensor:
+    """Denoise `start` and return the clean latent [N, C, h, w], float32.
+
+    predict: the model. table: from `tables.step_table`. start: clean latent z the run begins from.
+    noise: number of the noise (0 for the start, i + 1 for step i) -> unit Gaussian like `start`.
+    cond, uncond: embeddings [1 or N, tokens, width]; without `uncond` or at scale 1 there is one model row per frame.
+    guide: flow guidance, math: x0 ← x0 + w·(k0 − x0) after classifier-free guidance.
+    """
+    start = start.float()
+    if len(table) == 0:
+        return start
+    rows = start.shape[0]
+    guided_by_text = uncond is not None and guidance_scale != 1.0
+    embeddings = cond.expand(rows, -1, -1)
+    if guided_by_text:
+        assert uncond is not None
+        embeddings = torch.cat([uncond.expand(rows, -1, -1), embeddings])
+    x = table.s_z * start + table.s_n * noise(0)
+    x0_prev: Tensor | None = None
+    for step in range(len(table)):
+        model_input = (float(table.c_in[step]) * x).to(embeddings.dtype)
+        if guided_by_text:
+            model_input = torch.cat([model_input, model_input])
+        output = predict(model_input, int(table.timestep[step]), embeddings).float()
+        x, x0_prev = ops.guided_step(
+            x,
+            output[-rows:],
+            table.row(step, guidance_scale),
+            model_output_uncond=output[:rows] if guided_by_text else None,
+            k0=None if guide is None else guide.k0,
+            weight=None if guide is None else guide.weights[step],
+            x0_prev=x0_prev if table.C[step] else None,
+            noise=noise(step + 1) if table.D[step] else None,
+        )
+        if on_step is not None:
+            replaced = on_step(step, int(table.timestep[step]), x)
+            x = x if replaced is None else replaced
+    return x

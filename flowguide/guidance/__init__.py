@@ -1,0 +1,1 @@
+"""Which finished pixels guide this frame, how strongly, and the final paste."""

@@ -1,0 +1,72 @@
+"""What this machine computes with: device, arithmetic, threads."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import Any
+
+import torch
+
+from .errors import BackendMissing, UsageError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device for `name`: 'auto' is the first CUDA device where there is one, else the CPU.
+
+    Raises BackendMissing where a CUDA device was asked for and there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"device should be auto, cpu, cuda or cuda:N, got {name!r}.") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device should be auto, cpu, cuda or cuda:N, got {name!r}.")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BackendMissing(f"device {name!r} was asked for, and torch finds no CUDA device; use --device cpu.")
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The model's arithmetic for `name`: 'auto' is float16 on a GPU, bfloat16 on a CPU that has it, else float32."""
+    if name != "auto":
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
+    if device.type == "cuda":
+        return torch.float16
+    return torch.bfloat16 if has_fast_bfloat16() else torch.float32
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX)."""
+    query = getattr(torch.cpu, "get_capabilities", None)  # since torch 2.12
+    capabilities = query() if query else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def cpu_name() -> str:
+    """The CPU's own name, or the architecture where the system does not tell."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as stream:
+            for line in stream:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def machine_line() -> dict[str, Any]:
+    """The machine and versions that a result was made with."""
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    return {
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "gpu": gpu,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,150 @@
+"""The straight line: decode, flow, guide, denoise, paste, encode.
+
+A frame's guide is the finished frame before it, carried here by the optical flow of the source, with a confidence per
+pixel. The denoiser's prediction is pulled toward it, what was uncovered is generated, what was known is pasted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import ops
+from .config import Option, RenderConfig, changed
+from .diffusion.checkpoint import Checkpoint, load_checkpoint
+from .diffusion.image_to_image import ImageToImage, NoiseKey
+from .diffusion.sampler import StepCallback
+from .errors import Interrupted
+from .flow import FlowEstimator, estimator
+from .guidance.previous import PreviousFrame
+from .machine import choose_device, choose_dtype
+from .pictures import as_frame, like_input, padded
+from .timing import StageClock
+from .types import Frame
+
+
+@dataclass(frozen=True)
+class Styled:
+    """One finished frame."""
+
+    picture: Tensor
+    """float32 [3, H, W] in [-1, 1], the size of the source frame."""
+    source: Frame
+    shot: int
+    """Number of the shot, counted by restarts of the guidance."""
+    confident_share: float | None
+    """Mean confidence of what was carried here, or None where the frame began anew."""
+    stage_seconds: dict[str, float] = field(repr=False)
+    """Seconds that this frame spent per stage."""
+
+    def frame(self) -> Frame:
+        """The picture rounded to 8 bit, with the source's time."""
+        rgb = ops.from_model(self.picture[None])[0]
+        return Frame(rgb=rgb, index=self.source.index, pts=self.source.pts, time_base=self.source.time_base)
+
+
+Progress = Callable[[Styled], None]
+
+
+class Renderer:
+    """Paints frames one after another; holds what one frame hands to the next."""
+
+    def __init__(
+        self,
+        config: RenderConfig | None = None,
+        *,
+        checkpoint: Checkpoint | None = None,
+        flow: FlowEstimator | None = None,
+        on_frame: Progress | None = None,
+        on_step: StepCallback | None = None,
+    ):
+        self.config = config or RenderConfig()
+        if self.config.threads:
+            torch.set_num_threads(self.config.threads)
+        if checkpoint is None:
+            device = choose_device(self.config.device)
+            checkpoint = load_checkpoint(self.config.model, choose_dtype(self.config.dtype, device), device)
+        self.checkpoint = checkpoint
+        self.clock = StageClock()
+        self._on_frame, self._on_step = on_frame, on_step
+        self._model = ImageToImage(checkpoint, self.config, self.clock)
+        self._guidance = PreviousFrame(
+            flow or estimator(self.config.flow), self.config, checkpoint.autoencoder.cell, self.clock
+        )
+        self._shot = -1
+        self._next_index = 0
+        self._cancelled = False
+
+    def __call__(self, frames: Iterable[Frame]) -> Iterator[Styled]:
+        """Paint `frames` in order. Raises Interrupted after `cancel`."""
+        source = iter(frames)
+        while True:
+            with self.clock("read"):
+                frame = next(source, None)
+            if frame is None:
+                return
+            yield self.render(frame)
+
+    def step(self, picture: Any) -> Any:
+        """Paint one more picture of the same clip and return it as the kind it came in.
+
+        picture: Frame, torch tensor, NumPy array or anything with DLPack; [H, W, 3] or [3, H, W]; uint8 in 0..255 or
+        float in [0, 1]. The same kind, layout, dtype and size come back (a Frame for a Frame).
+        """
+        frame = as_frame(picture, index=self._next_index)
+        return like_input(self.render(frame), picture)
+
+    def update(self, **changes: Option) -> None:
+        """Change settings between two frames; the guidance goes on. `model`, `device` and `dtype` cannot change."""
+        config = changed(self.config, **changes)
+        self._model.configure(config)
+        self._guidance.configure(config)
+        self.config = config
+
+    def restart(self) -> None:
+        """Begin a new shot at the next frame."""
+        self._guidance.forget()
+
+    def cancel(self) -> None:
+        """Stop before the next frame; may be called from another thread or a callback."""
+        self._cancelled = True
+
+    def render(self, frame: Frame) -> Styled:
+        """Paint one frame."""
+        if self._cancelled:
+            raise Interrupted(f"The run was stopped before frame {frame.index}.")
+        began = dict(self.clock.seconds)
+        height, width = frame.size
+        with self.clock("colour"):
+            whole = padded(frame, self.checkpoint.grid)
+            source = ops.to_model(whole.rgb[None].to(self.checkpoint.device))[0]
+        carried = self._guidance.carry(whole, source) if self.config.guidance else None
+        if carried is None:
+            self._shot += 1
+        finished = self._paint(source, carried, NoiseKey(shot=max(self._shot, 0), frame=frame.index))
+        self._guidance.remember(whole, source, finished)
+        self._next_index = frame.index + 1
+        styled = Styled(
+            picture=finished[:, :height, :width],
+            source=frame,
+            shot=self._shot,
+            confident_share=None if carried is None else carried.confident_share,
+            stage_seconds={name: total - began.get(name, 0.0) for name, total in self.clock.seconds.items()},
+        )
+        if self._on_frame is not None:
+            self._on_frame(styled)
+        return styled
+
+    def _paint(self, source: Tensor, carried: Any, key: NoiseKey) -> Tensor:
+        if carried is None:
+            latents = self._model.encode(source[None])
+            generated = self._model.decode(self._model.denoise(latents, key, on_step=self._on_step))[0]
+            return generated
+        latents = self._model.encode(torch.stack([source, carried.filled]))
+        guide = self._guidance.latent_guide(carried, latents[1:], self._model.table)
+        generated = self._model.decode(self._model.denoise(latents[:1], key, guide, self._on_step))[0]
+        return self._guidance.finish(generated, carried)

@@ -1,0 +1,1 @@
+"""Runs over files: a clip in, a clip and its manifest out."""

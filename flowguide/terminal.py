@@ -1,0 +1,192 @@
+"""What a run shows while it works: a live line on a terminal, plain lines in a log, JSON lines for a program."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from .renderer import Styled
+from .runs.clip import RenderReport, Started
+
+PLAIN_EVERY_SECONDS = 5.0
+
+
+class Reporter:
+    """Tells how a render goes. Ctrl-C asks it to stop after the frame at hand; a second one stops at once."""
+
+    def __init__(self, source: Path, output: Path):
+        self._source, self._output = source, output
+        self._stop = False
+        self._began = time.perf_counter()
+        self._frames = 0
+        self._expected: int | None = None
+
+    def ask_to_stop(self, signum: int, frame: FrameType | None) -> None:
+        if self._stop:
+            raise KeyboardInterrupt
+        self._stop = True
+        self.say("Stopping after this frame.")
+
+    def stop_asked(self) -> bool:
+        return self._stop
+
+    def started(self, start: Started) -> None:
+        self._expected = start.frames
+        self._began = time.perf_counter()
+        height, width = start.size
+        self.say(f"{self._source} -> {self._output}: {width}x{height}, {start.model} on {start.device} in {start.dtype}")
+
+    def frame(self, styled: Styled) -> None:
+        self._frames += 1
+
+    def done(self, report: RenderReport) -> None:
+        for loss in report.losses:
+            self.say(loss)
+        shots = "1 shot" if report.shots == 1 else f"{report.shots} shots"
+        self.say(
+            f"{report.frames} frames, {shots}, {report.seconds:.1f} s, {report.frames_per_second:.2f} fps: "
+            f"{report.output}"
+        )
+
+    def say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def rate(self) -> float:
+        """Frames per second so far."""
+        elapsed = time.perf_counter() - self._began
+        return self._frames / elapsed if elapsed > 0 else 0.0
+
+    def remaining_seconds(self) -> float | None:
+        rate = self.rate()
+        if not self._expected or not rate:
+            return None
+        return max(self._expected - self._frames, 0) / rate
+
+
+class PlainReporter(Reporter):
+    """A line every few seconds, for logs."""
+
+    _last = 0.0
+
+    def frame(self, styled: Styled) -> None:
+        super().frame(styled)
+        now = time.perf_counter()
+        if now - self._last < PLAIN_EVERY_SECONDS:
+            return
+        self._last = now
+        left = self.remaining_seconds()
+        eta = f", {left:.0f} s left" if left is not None else ""
+        of = f"/{self._expected}" if self._expected else ""
+        self.say(f"frame {self._frames}{of}, {self.rate():.2f} fps{eta}, {slowest_stage(styled)}")
+
+
+class JsonReporter(Reporter):
+    """One JSON object per line on standard output."""
+
+    def say(self, text: str) -> None:
+        self._emit("message", text=text)
+
+    def started(self, start: Started) -> None:
+        self._expected, self._began = start.frames, time.perf_counter()
+        self._emit("start", frames=start.frames, size=list(start.size), model=start.model, device=start.device)
+
+    def frame(self, styled: Styled) -> None:
+        super().frame(styled)
+        self._emit(
+            "frame",
+            index=styled.source.index,
+            pts=styled.source.pts,
+            shot=styled.shot,
+            confident_share=styled.confident_share,
+            fps=round(self.rate(), 3),
+            remaining_seconds=self.remaining_seconds(),
+            stage_seconds={name: round(value, 4) for name, value in styled.stage_seconds.items() if value},
+        )
+
+    def done(self, report: RenderReport) -> None:
+        self._emit(
+            "done",
+            output=str(report.output),
+            manifest=str(report.manifest),
+            frames=report.frames,
+            shots=report.shots,
+            seconds=round(report.seconds, 3),
+            fps=round(report.frames_per_second, 3),
+            losses=report.losses,
+        )
+
+    def _emit(self, event: str, **content: Any) -> None:
+        print(json.dumps({"event": event, **content}), flush=True)
+
+
+class LiveReporter(Reporter):
+    """A progress bar with stage, rate and time left."""
+
+    def __init__(self, source: Path, output: Path, progress: Progress):
+        super().__init__(source, output)
+        self._progress = progress
+        self._task: TaskID | None = None
+
+    def say(self, text: str) -> None:
+        self._progress.console.print(text, highlight=False, markup=False)
+
+    def started(self, start: Started) -> None:
+        super().started(start)
+        self._task = self._progress.add_task("first frame", total=start.frames, rate="")
+
+    def frame(self, styled: Styled) -> None:
+        super().frame(styled)
+        assert self._task is not None
+        self._progress.update(
+            self._task, advance=1, description=slowest_stage(styled), rate=f"{self.rate():.2f} fps"
+        )
+
+
+def slowest_stage(styled: Styled) -> str:
+    """The stage that took most of the frame, with its share."""
+    spent = {name: seconds for name, seconds in styled.stage_seconds.items() if seconds > 0}
+    if not spent:
+        return ""
+    name = max(spent, key=spent.__getitem__)
+    return f"{name} {spent[name] / sum(spent.values()):.0%}"
+
+
+@contextmanager
+def reporter(source: Path, output: Path, *, as_json: bool) -> Iterator[Reporter]:
+    """The reporter that suits where the output goes, with Ctrl-C handled while it lives."""
+    console = Console(stderr=True)
+    if as_json:
+        with _stopping(JsonReporter(source, output)) as report:
+            yield report
+    elif not console.is_terminal:
+        with _stopping(PlainReporter(source, output)) as report:
+            yield report
+    else:
+        columns = (
+            TextColumn("{task.description:<14}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console) as progress, _stopping(LiveReporter(source, output, progress)) as report:
+            yield report
+
+
+@contextmanager
+def _stopping(report: Reporter) -> Iterator[Reporter]:
+    before = signal.signal(signal.SIGINT, report.ask_to_stop)
+    try:
+        yield report
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,143 @@
+"""The coefficient tables against diffusers' own schedulers, and the guidance share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowguide import ops
+from flowguide.diffusion.tables import StepTable, executed, noise_share, step_table
+from flowguide.errors import ModelError, UnknownName, UsageError
+
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+
+
+def some_model(x: torch.Tensor, timestep: int) -> torch.Tensor:
+    return torch.tanh(x * 0.7 + float(timestep) / 1000) * 0.9
+
+
+def trajectory(table: StepTable, start: torch.Tensor, noises: list[torch.Tensor]) -> list[torch.Tensor]:
+    x, steps = start, []
+    for step in range(len(table)):
+        output = some_model(float(table.c_in[step]) * x, int(table.timestep[step]))
+        x, _ = ops.guided_step(x, output, table.row(step, 1.0), noise=noises[step])
+        steps.append(x)
+    return steps
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    steps=st.integers(2, 60),
+    strength=st.floats(0.2, 1.0),
+    eta=st.sampled_from([0.0, 0.4, 1.0]),
+    prediction=st.sampled_from(["epsilon", "v_prediction", "sample"]),
+    spacing=st.sampled_from(["leading", "trailing", "linspace"]),
+    to_one=st.booleans(),
+    offset=st.integers(0, 1),
+)
+def test_ddim_equals_diffusers_step_by_step(
+    steps: int, strength: float, eta: float, prediction: str, spacing: str, to_one: bool, offset: int
+) -> None:
+    config = {
+        **BETAS, "prediction_type": prediction, "timestep_spacing": spacing, "clip_sample": False,
+        "set_alpha_to_one": to_one, "steps_offset": offset,
+    }  # fmt: skip
+    table = step_table("ddim", config, steps, strength, eta)
+    scheduler = DDIMScheduler(**config)
+    scheduler.set_timesteps(steps)
+    timesteps = scheduler.timesteps[steps - executed(steps, strength) :]
+    assert timesteps.tolist() == table.timestep.tolist()
+
+    generator = torch.Generator().manual_seed(1)
+    x = start = torch.randn(2, 4, 6, 5, generator=generator)
+    noises = [torch.randn(x.shape, generator=generator) for _ in timesteps]
+    ours = trajectory(table, start, noises)
+    for timestep, noise, mine in zip(timesteps, noises, ours, strict=True):
+        output = some_model(x, int(timestep))
+        x = scheduler.step(output, int(timestep), x, eta=eta, variance_noise=noise if eta else None).prev_sample
+        torch.testing.assert_close(mine, x, rtol=1e-5, atol=1e-5 * max(1.0, float(x.abs().max())))
+        x = mine
+
+
+def test_start_is_noised_at_the_first_executed_timestep() -> None:
+    config = {**BETAS, "prediction_type": "epsilon", "steps_offset": 1, "clip_sample": False}
+    table = step_table("ddim", config, 50, 0.4)
+    scheduler = DDIMScheduler(**config)
+    z, noise = torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8)
+    expected = scheduler.add_noise(z, noise, torch.tensor([381]))
+    assert table.timestep[0] == 381
+    torch.testing.assert_close(table.s_z * z + table.s_n * noise, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_clip_sample_is_honoured() -> None:
+    config = {**BETAS, "prediction_type": "epsilon", "clip_sample": True, "clip_sample_range": 0.5}
+    table = step_table("ddim", config, 10, 1.0)
+    scheduler = DDIMScheduler(**config)
+    scheduler.set_timesteps(10)
+    x = torch.randn(1, 4, 8, 8)
+    output = some_model(x, int(table.timestep[0]))
+    mine, x0 = ops.guided_step(x, output, table.row(0, 1.0))
+    theirs = scheduler.step(output, int(table.timestep[0]), x, use_clipped_model_output=True)
+    assert float(x0.abs().max()) <= 0.5
+    torch.testing.assert_close(mine, theirs.prev_sample, rtol=1e-5, atol=1e-5)
+
+
+def test_strength_zero_executes_nothing_and_one_executes_all() -> None:
+    config = {**BETAS, "prediction_type": "epsilon"}
+    assert len(step_table("ddim", config, 8, 0.0)) == 0
+    assert len(step_table("ddim", config, 8, 1.0)) == 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [
+        ({"sampler": "ddmi"}, UnknownName, "Did you mean 'ddim'"),
+        ({"steps": 0}, UsageError, "at least 1"),
+        ({"steps": 1001}, UsageError, "at most 1000"),
+        ({"strength": 1.5}, UsageError, "between 0 and 1"),
+        ({"config": {**BETAS, "prediction_type": "flow"}}, ModelError, "got 'flow'"),
+        ({"config": {**BETAS, "thresholding": True}}, ModelError, "thresholding"),
+        ({"config": {**BETAS, "prediction_type": "epsilon", "rescale_betas_zero_snr": True,
+                     "timestep_spacing": "trailing"}, "strength": 1.0}, ModelError, "v_prediction"),
+    ],
+)  # fmt: skip
+def test_unusable_settings_are_refused(changes: dict, error: type[Exception], says: str) -> None:
+    arguments = {"sampler": "ddim", "config": {**BETAS, "prediction_type": "epsilon"}, "steps": 8, "strength": 0.5}
+    with pytest.raises(error, match=says):
+        step_table(**{**arguments, **changes})
+
+
+def test_share_is_full_at_high_noise_and_none_at_the_end() -> None:
+    assert noise_share(0.1, 1.9) == pytest.approx(1.0)
+    assert noise_share(7.0, 50.0) == 0.0
+    assert noise_share(3.0, np.inf) == 0.0
+    assert 0.0 < noise_share(2.0, 6.0) < 1.0
+
+
+def gaussian_result(steps: int, guided: bool) -> float:
+    """DDIM on data ~ N(0, 0.5²) with the exact denoiser, guided toward 1; from math.md's own check."""
+    config = {**BETAS, "prediction_type": "sample", "timestep_spacing": "trailing", "clip_sample": False}
+    table = step_table("ddim", config, steps, 0.6)
+    x = 0.3 * table.s_z
+    for i in range(len(table)):
+        alpha = 1.0 / np.sqrt(1.0 + table.sigma[i] ** 2)
+        sigma = table.sigma[i] * alpha
+        x0 = alpha * 0.25 * x / (alpha**2 * 0.25 + sigma**2)
+        if guided:
+            x0 = x0 + table.share[i] * (1.0 - x0)
+        x = table.A[i] * x + table.B[i] * x0
+    return float(x)
+
+
+def test_guidance_moves_with_the_step_count_no_more_than_the_sampler_itself() -> None:
+    counts = (10, 20, 50, 200)
+    guided = [gaussian_result(n, True) for n in counts]
+    unguided = [gaussian_result(n, False) for n in counts]
+    spread_guided = (max(guided) - min(guided)) / guided[-1]
+    spread_unguided = (max(unguided) - min(unguided)) / unguided[-1]
+    assert guided[-1] > 2 * unguided[-1]
+    assert spread_guided <= spread_unguided * 1.05
