@@ -40,7 +40,7 @@ $(VENV)/.packages: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) setuptools pybind11 cmake ninja
-	FLOWGUIDE_BUILD=skip $(PIP) --no-build-isolation --editable ".[dev,triton,onnx]"
+	FLOWGUIDE_BUILD=off $(PIP) --no-build-isolation --editable ".[dev,triton,onnx]"
 	touch $@
 
 $(VENV)/.native: $(VENV)/.packages $(NATIVE)

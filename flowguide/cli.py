@@ -66,6 +66,33 @@ def render(
 
 
 @app.command
+def demo(
+    *,
+    clip: Path | None = None,
+    prompt: str = "oil painting",
+    frames: int = 72,
+    out_dir: Path = Path("out/demo"),
+) -> None:
+    """Paint a clip without and with guidance, measure both and put them side by side.
+
+    Parameters
+    ----------
+    clip
+        The clip; without one, a scene made by flowguide itself.
+    prompt
+        What the picture should look like; the bundled model knows oil painting, ink drawing, mosaic, watercolour, photo.
+    frames
+        How many frames to paint.
+    out_dir
+        Folder for the results.
+    """
+    from .runs.demo import run_demo
+    from .terminal import print_demo
+
+    print_demo(run_demo(prompt, frames, out_dir, clip))
+
+
+@app.command
 def doctor(*, json: bool = False) -> None:
     """Tell what this machine has, what each absence costs and what to do.
 

@@ -52,7 +52,8 @@ class RenderConfig(BaseModel):
     end_seconds: float | None = Field(None, gt=0.0, description="Stop before here.")
     max_frames: int | None = Field(None, ge=1, description="Stop after this many frames.")
     audio: bool = Field(True, description="Copy the sound.")
-    crf: int = Field(16, ge=0, le=51, description="Encoder quality of the output, 0 is best.")
+    codec: str | None = Field(None, description="Video codec by name. Default: the output suffix's own.")
+    crf: int | None = Field(None, ge=0, le=63, description="Encoder quality, 0 is best. Default: the codec's own.")
 
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field("auto", description="Arithmetic of the model.")

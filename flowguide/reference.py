@@ -54,7 +54,7 @@ class ConfidenceSettings:
     """Whether motion boundaries are distrusted."""
     boundary_relative: float = 0.01
     boundary_absolute: float = 0.002
-    """Confidence is 1 while |grad u|^2 + |grad v|^2 <= boundary_relative |F|^2 + boundary_absolute, 0 from twice it on."""
+    """Confidence is 1 while |grad u|^2 + |grad v|^2 <= boundary_relative |F|^2 + boundary_absolute, 0 from twice that."""
     photometric: float | None = 0.1
     """Mean absolute difference of the sources (in [-1, 1]) that halves the confidence; None: not looked at."""
 
@@ -147,6 +147,9 @@ def sampled(image: Tensor, x: Tensor, y: Tensor, mode: str, border: str) -> Tens
     x = torch.where(known, x, 0).clamp(-FARTHEST_PX, FARTHEST_PX)
     y = torch.where(known, y, 0).clamp(-FARTHEST_PX, FARTHEST_PX)
     left, top = x.floor(), y.floor()
+    if mode == "bilinear" and border == "edge":  # the same value, from two pixels of the picture wherever it has two
+        x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
+        left, top = x.floor().clamp(max=max(width - 2, 0)), y.floor().clamp(max=max(height - 2, 0))
     flat = image.flatten(2)
     total = torch.zeros((*image.shape[:2], *x.shape[1:]), dtype=image.dtype, device=image.device)
     for dy, weight_y in tap_weights(y - top, mode):

@@ -18,9 +18,10 @@ from .config import Option, RenderConfig, changed
 from .diffusion.checkpoint import Checkpoint, load_checkpoint
 from .diffusion.image_to_image import ImageToImage, NoiseKey
 from .diffusion.sampler import StepCallback
-from .errors import Interrupted
+from .errors import Interrupted, UsageError
 from .flow import FlowEstimator, estimator
-from .guidance.previous import PreviousFrame
+from .flow.shots import CutDetector
+from .guidance.previous import Carried, PreviousFrame
 from .machine import choose_device, choose_dtype
 from .pictures import as_frame, like_input, padded
 from .timing import StageClock
@@ -35,7 +36,7 @@ class Styled:
     """float32 [3, H, W] in [-1, 1], the size of the source frame."""
     source: Frame
     shot: int
-    """Number of the shot, counted by restarts of the guidance."""
+    """Number of the shot, from 0; cuts are found in the source."""
     confident_share: float | None
     """Mean confidence of what was carried here, or None where the frame began anew."""
     stage_seconds: dict[str, float] = field(repr=False)
@@ -47,7 +48,11 @@ class Styled:
         return Frame(rgb=rgb, index=self.source.index, pts=self.source.pts, time_base=self.source.time_base)
 
 
-Progress = Callable[[Styled], None]
+FIXED = frozenset(RenderConfig.model_fields) - {
+    "prompt", "negative_prompt", "strength", "steps", "guidance_scale", "sampler", "eta", "seed", "noise",
+    "guidance", "flow_weight", "paste", "feather_px", "sharpen", "cut_share",
+}  # fmt: skip
+"""Options that hold for a whole run."""
 
 
 class Renderer:
@@ -59,7 +64,7 @@ class Renderer:
         *,
         checkpoint: Checkpoint | None = None,
         flow: FlowEstimator | None = None,
-        on_frame: Progress | None = None,
+        on_frame: Callable[[Styled], None] | None = None,
         on_step: StepCallback | None = None,
     ):
         self.config = config or RenderConfig()
@@ -72,10 +77,11 @@ class Renderer:
         self.clock = StageClock()
         self._on_frame, self._on_step = on_frame, on_step
         self._model = ImageToImage(checkpoint, self.config, self.clock)
-        self._guidance = PreviousFrame(
-            flow or estimator(self.config.flow), self.config, checkpoint.autoencoder.cell, self.clock
-        )
-        self._shot = -1
+        # Without a measure of its own: `predict` finds the confidence in the same pass as the warp.
+        self._flow = flow or estimator(self.config.flow, confidence=None)
+        self._guidance = PreviousFrame(self._flow, self.config, checkpoint.autoencoder.cell, self.clock)
+        self._cuts = CutDetector()
+        self._shot = 0
         self._next_index = 0
         self._cancelled = False
 
@@ -89,6 +95,11 @@ class Renderer:
                 return
             yield self.render(frame)
 
+    @property
+    def flow_name(self) -> str:
+        """Name of the flow estimator in use."""
+        return self._flow.name
+
     def step(self, picture: Any) -> Any:
         """Paint one more picture of the same clip and return it as the kind it came in.
 
@@ -99,7 +110,13 @@ class Renderer:
         return like_input(self.render(frame), picture)
 
     def update(self, **changes: Option) -> None:
-        """Change settings between two frames; the guidance goes on. `model`, `device` and `dtype` cannot change."""
+        """Change settings between two frames; the guidance goes on.
+
+        Raises UsageError for an option of FIXED, which belong to the whole run, and for a value out of range.
+        """
+        fixed = sorted(FIXED & changes.keys())
+        if fixed:
+            raise UsageError(f"{', '.join(fixed)} cannot change during a run; make a new Renderer.")
         config = changed(self.config, **changes)
         self._model.configure(config)
         self._guidance.configure(config)
@@ -107,6 +124,7 @@ class Renderer:
 
     def restart(self) -> None:
         """Begin a new shot at the next frame."""
+        self._shot += 1
         self._guidance.forget()
 
     def cancel(self) -> None:
@@ -122,10 +140,11 @@ class Renderer:
         with self.clock("colour"):
             whole = padded(frame, self.checkpoint.grid)
             source = ops.to_model(whole.rgb[None].to(self.checkpoint.device))[0]
+        with self.clock("cuts"):
+            if self._cuts.is_cut(frame):
+                self.restart()
         carried = self._guidance.carry(whole, source) if self.config.guidance else None
-        if carried is None:
-            self._shot += 1
-        finished = self._paint(source, carried, NoiseKey(shot=max(self._shot, 0), frame=frame.index))
+        finished = self._paint(source, carried, NoiseKey(shot=self._shot, frame=frame.index))
         self._guidance.remember(whole, source, finished)
         self._next_index = frame.index + 1
         styled = Styled(
@@ -139,12 +158,11 @@ class Renderer:
             self._on_frame(styled)
         return styled
 
-    def _paint(self, source: Tensor, carried: Any, key: NoiseKey) -> Tensor:
-        if carried is None:
-            latents = self._model.encode(source[None])
-            generated = self._model.decode(self._model.denoise(latents, key, on_step=self._on_step))[0]
-            return generated
-        latents = self._model.encode(torch.stack([source, carried.filled]))
-        guide = self._guidance.latent_guide(carried, latents[1:], self._model.table)
-        generated = self._model.decode(self._model.denoise(latents[:1], key, guide, self._on_step))[0]
+    def _paint(self, source: Tensor, carried: Carried | None, key: NoiseKey) -> Tensor:
+        guide = None
+        if carried is not None:
+            k0 = self._model.encode(carried.filled[None])
+            guide = self._guidance.latent_guide(carried, k0, self._model.table)
+        start = self._model.encode(source[None])
+        generated = self._model.decode(self._model.denoise(start, key, guide, self._on_step))[0]
         return self._guidance.finish(generated, carried)

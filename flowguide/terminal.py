@@ -6,17 +6,23 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
+from .errors import UsageError
+from .metrics import Report, measure
 from .renderer import Styled
 from .runs.clip import RenderReport, Started
+from .runs.demo import Demo
+from .video import ClipReader, probe
 
 PLAIN_EVERY_SECONDS = 5.0
 
@@ -159,6 +165,66 @@ def slowest_stage(styled: Styled) -> str:
         return ""
     name = max(spent, key=spent.__getitem__)
     return f"{name} {spent[name] / sum(spent.values()):.0%}"
+
+
+def measure_files(
+    source: Path, clips: Sequence[Path], *, unguided: Path | None, max_frames: int | None
+) -> Report:
+    """Measure painted `clips` of `source`, which is read at their size."""
+    if not clips and unguided is None:
+        raise UsageError("Name at least one painted clip to measure.")
+    painted = dict.fromkeys([*([unguided] if unguided else []), *clips])
+    names = {_short_name(path, painted): path for path in painted}
+    size = probe(next(iter(painted))).size
+    with ExitStack() as open_clips:
+        reader = open_clips.enter_context(ClipReader(source, size=size, max_frames=max_frames))
+        readers = {name: open_clips.enter_context(ClipReader(path)) for name, path in names.items()}
+        return measure(reader, readers, unguided=None if unguided is None else _short_name(unguided, painted))
+
+
+def _short_name(path: Path, among: Iterable[Path]) -> str:
+    """The file's name where that tells it from the others, else its path."""
+    return path.name if sum(other.name == path.name for other in among) == 1 else str(path)
+
+
+def print_report(report: Report) -> None:
+    """The report as one table, a row per clip."""
+    lags = report.clips[0].warp_error
+    table = Table(box=SIMPLE_HEAD, title=f"{report.frames} frames, shots begin at {_listed(report.shots)}")
+    table.add_column("clip", overflow="fold")
+    table.add_column("flow by")
+    for name in (*(f"E_warp({lag})" for lag in lags), "flicker", "sharpness", "PSNR dB", "SSIM", "drift"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for clip in report.clips:
+        errors = [clip.warp_error[lag].l1 for lag in lags]
+        others = [clip.flicker, clip.sharpness, clip.psnr_db, clip.ssim, clip.colour_drift]
+        table.add_row(clip.name, report.estimator, *(_cell(value) for value in (*errors, *others)))
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    for clip in report.clips:
+        if clip.note:
+            console.print(f"{clip.name}: {clip.note}", markup=False, highlight=False)
+
+
+def _listed(values: Sequence[int]) -> str:
+    shown = ", ".join(str(value) for value in values[:12])
+    return shown if len(values) <= 12 else f"{shown} and {len(values) - 12} more"
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def print_demo(demo: Demo) -> None:
+    """What the demo made, how fast, how steady."""
+    print_report(demo.steadiness)
+    before, after = (demo.steadiness[name].warp_error for name in ("unguided", "guided"))
+    floor = demo.steadiness["source"].warp_error
+    for lag, error in before.items():
+        told = [_cell(value) for value in (error.l1, after[lag].l1, floor[lag].l1)]
+        print(f"steadiness, E_warp({lag}): {told[0]} unguided, {told[1]} guided, {told[2]} the source itself")
+    print(f"speed: {demo.unguided.frames_per_second:.2f} fps unguided, {demo.guided.frames_per_second:.2f} fps guided")
+    print(f"painted:      {demo.guided.output}\nside by side: {demo.side_by_side}\nmanifest:     {demo.guided.manifest}")
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,9 +130,29 @@ def _load(cls: Any, folder: Path, part: str, **options: Any) -> Any:
         if names and all(".fp16." in name for name in names):
             options["variant"] = "fp16"
     try:
-        return cls.from_pretrained(folder / part, local_files_only=True, **options)
+        with _quiet():
+            return cls.from_pretrained(folder / part, local_files_only=True, **options)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ModelError(f"The {part} of {folder} could not be loaded: {_first_line(error)}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the loaders' progress bars and their notes about a tiny autoencoder's own config."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    libraries = (diffusers_logging, transformers_logging)
+    verbosity = [library.get_verbosity() for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, level in zip(libraries, verbosity, strict=True):
+            library.set_verbosity(level)
+            library.enable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:

@@ -71,6 +71,7 @@ class PreviousFrame:
                 flow_back.uv[None].to(finished.device),
                 source[None],
                 source_before[None],
+                None if flow.confidence is None else flow.confidence[None],
                 cell=self._cell,
             )
             guide = Guide(prediction.prior[0], prediction.confidence[0])

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..config import Option, RenderConfig, changed
-from ..errors import Interrupted
+from ..errors import Interrupted, UsageError
 from ..renderer import Renderer, Styled
-from ..timing import StageClock
-from ..video import ClipReader, ClipWriter, fit_size
+from ..types import ClipInfo
+from ..video import ClipReader, ClipWriter, Codec, check_output
+from ..video.formats import codec_for
 from .manifest import write_manifest
 
 
@@ -65,17 +66,23 @@ def render(
     """
     settings = changed(config or RenderConfig(), **options)
     output = Path(output)
-    with ClipReader(source, **_reading(settings, source)) as reader:
-        writer = ClipWriter(
+    check_output(output, [source])
+    with ClipReader(
+        source,
+        size=settings.size,
+        start_seconds=settings.start_seconds,
+        end_seconds=settings.end_seconds,
+        max_frames=settings.max_frames,
+    ) as reader:
+        renderer = Renderer(settings)
+        with ClipWriter(
             output,
-            size=reader.size,
-            time_base=reader.time_base,
+            size=reader.info.size,
+            time_base=reader.info.time_base,
             frame_rate=reader.info.frame_rate,
-            source=reader if settings.audio else None,
-            crf=settings.crf,
-        )
-        with writer:
-            renderer = Renderer(settings)
+            audio_from=reader if settings.audio and reader.info.audio_codec else None,
+            codec=output_codec(output, settings),
+        ) as writer:
             if on_start is not None:
                 on_start(_started(reader, renderer))
             began = time.perf_counter()
@@ -91,4 +98,34 @@ def render(
         seconds = time.perf_counter() - began
         losses = list(reader.losses)
     manifest = write_manifest(output, source=Path(source), renderer=renderer, frames=frames, seconds=seconds)
-    return RenderReport(output, manifest, frames, shots, seconds, _totals(renderer.clock), losses)
+    return RenderReport(output, manifest, frames, shots, seconds, dict(renderer.clock.seconds), losses)
+
+
+def output_codec(output: Path, settings: RenderConfig) -> Codec:
+    """The codec for the output's suffix, at the quality that `settings.crf` asks for."""
+    codec = codec_for(output, settings.codec)
+    if settings.crf is None:
+        return codec
+    if "crf" not in codec.options:
+        raise UsageError(f"The codec of {output.name} has no crf; leave --crf out.")
+    return replace(codec, options={**codec.options, "crf": str(settings.crf)})
+
+
+def _started(reader: ClipReader, renderer: Renderer) -> Started:
+    info, config = reader.info, renderer.config
+    frames = info.frames
+    if config.start_seconds is not None or config.end_seconds is not None:
+        frames = _frames_in_range(info, config)
+    if config.max_frames is not None:
+        frames = config.max_frames if frames is None else min(frames, config.max_frames)
+    checkpoint = renderer.checkpoint
+    dtype = str(checkpoint.dtype).removeprefix("torch.")
+    return Started(frames, info.size, config.model, str(checkpoint.device), dtype)
+
+
+def _frames_in_range(info: ClipInfo, config: RenderConfig) -> int | None:
+    end = config.end_seconds if config.end_seconds is not None else info.duration_seconds
+    if end is None or info.frame_rate is None:
+        return None
+    end = end if info.duration_seconds is None else min(end, info.duration_seconds)
+    return max(1, round((end - (config.start_seconds or 0.0)) * float(info.frame_rate)))

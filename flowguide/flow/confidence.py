@@ -1,0 +1,36 @@
+"""How far a flow can be believed, per pixel: measures by name.
+
+A measure is a function of both frames and both displacement fields; `check` needs the fields alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from .. import ops
+from ..errors import UnknownName
+from ..types import Frame
+
+Confidence = Callable[[Frame, Frame, Tensor, Tensor], Tensor]
+"""(at, to, uv [2, H, W] from `at` to `to`, back [2, H, W] from `to` to `at`) -> float32 [H, W] in [0, 1]."""
+
+
+def check(at: Frame, to: Frame, uv: Tensor, back: Tensor) -> Tensor:
+    """`flowguide.ops.predict`'s own measure: forward-backward consistency and motion boundary (Ruder et al. 2016) and
+    the photometric difference of the two frames along the flow; 0 out of the frame."""
+    here, there = ops.to_model(at.rgb[None]), ops.to_model(to.rgb[None])
+    return ops.predict(there[:, :1], uv[None], back[None], here, there, mode="bilinear").confidence[0]
+
+
+CONFIDENCE: dict[str, Confidence] = {"check": check}
+
+
+def confidence_measure(measure: str | Confidence) -> Confidence:
+    """The measure of that name, or the function itself."""
+    if callable(measure):
+        return measure
+    if measure not in CONFIDENCE:
+        raise UnknownName("confidence measure", measure, CONFIDENCE)
+    return CONFIDENCE[measure]

@@ -1,0 +1,100 @@
+"""What an optical-flow estimator is, and the part that most of them share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Protocol, runtime_checkable
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import UsageError
+from ..types import Flow, Frame
+from .confidence import Confidence, confidence_measure
+
+
+@runtime_checkable
+class FlowEstimator(Protocol):
+    """Finds where the content of one frame lies in another.
+
+    Both calls return `Flow`s on the grid of the frame named first, in pixels, with confidence in [0, 1], on that
+    frame's device. Frames of different sizes raise `UsageError`. An estimator holds no state between calls, and its
+    result does not depend on the number of threads.
+    """
+
+    @property
+    def name(self) -> str:
+        """What result files call it, such as 'dis-medium'."""
+        ...
+
+    def __call__(self, at: Frame, to: Frame) -> Flow:
+        """The flow from `at` to `to`."""
+        ...
+
+    def both(self, at: Frame, to: Frame) -> tuple[Flow, Flow]:
+        """(flow from `at` to `to`, flow from `to` to `at`), each estimated, neither negated."""
+        ...
+
+
+class PairEstimator(ABC):
+    """An estimator that computes one displacement field per call and derives confidence from both directions.
+
+    `confidence` names the measure (see `flowguide.flow.confidence`); None leaves the flows without one, for callers
+    that measure it themselves.
+    """
+
+    def __init__(self, *, confidence: str | Confidence | None = "check"):
+        self.confidence = None if confidence is None else confidence_measure(confidence)
+
+    @property
+    @abstractmethod
+    def name(self) -> str: ...
+
+    @abstractmethod
+    def displacement(self, at: Frame, to: Frame) -> Tensor:
+        """float32 [2, H, W]: where the content of `at` lies in `to`, in pixels, relative to each pixel."""
+
+    def __call__(self, at: Frame, to: Frame) -> Flow:
+        require_same_size(at, to)
+        uv = self.displacement(at, to)
+        back = None if self.confidence is None else self.displacement(to, at)
+        return self._flow(at, to, uv, back)
+
+    def both(self, at: Frame, to: Frame) -> tuple[Flow, Flow]:
+        require_same_size(at, to)
+        uv, back = self.displacement(at, to), self.displacement(to, at)
+        return self._flow(at, to, uv, back), self._flow(to, at, back, uv)
+
+    def _flow(self, at: Frame, to: Frame, uv: Tensor, back: Tensor | None) -> Flow:
+        measured = None if self.confidence is None or back is None else self.confidence(at, to, uv, back)
+        return Flow(uv, at.index, to.index, measured)
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+
+def require_same_size(at: Frame, to: Frame) -> None:
+    """Raises `UsageError` where two frames cannot be compared pixel by pixel."""
+    if at.size != to.size:
+        raise UsageError(
+            f"Optical flow needs two frames of one size; frame {at.index} is {_size(at)} and frame {to.index} is "
+            f"{_size(to)} (height x width). Resize one of them."
+        )
+
+
+def _size(frame: Frame) -> str:
+    return f"{frame.size[0]}x{frame.size[1]}"
+
+
+def grey(frame: Frame) -> NDArray[np.uint8]:
+    """The frame's luma as uint8 [H, W] in memory: Rec. 601 weights, as OpenCV has them."""
+    rgb = frame.rgb.permute(1, 2, 0).contiguous().cpu().numpy()
+    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
+
+
+def field(displacement: NDArray[np.float32], like: Frame) -> Tensor:
+    """OpenCV's [H, W, 2] as our float32 [2, H, W] on the device of `like`."""
+    return torch.from_numpy(displacement).permute(2, 0, 1).contiguous().to(like.rgb.device)

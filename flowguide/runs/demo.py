@@ -1,0 +1,70 @@
+"""The first thing a newcomer runs: one clip painted without and with guidance, measured, side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import RenderConfig, changed
+from ..metrics import Report, measure
+from ..video import ClipReader
+from .clip import RenderReport, render
+from .side_by_side import write_side_by_side
+
+HEIGHT = "384"
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Where everything is and what was measured."""
+
+    source: Path
+    unguided: RenderReport
+    guided: RenderReport
+    side_by_side: Path
+    steadiness: Report
+
+
+def run_demo(prompt: str, frames: int, folder: Path, clip: Path | None, config: RenderConfig | None = None) -> Demo:
+    """Paint the first `frames` of `clip` (or of the project's own scene) into `folder` at 384 px height."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if clip is None:
+        from ..synthetic import write_demo_clip
+
+        clip = folder / "source.mp4"
+        write_demo_clip(clip, frames=frames)
+    settings = changed(config or RenderConfig(), prompt=prompt, max_frames=frames, size=HEIGHT)
+    unguided = render(clip, folder / "unguided.mp4", config=changed(settings, guidance=False))
+    guided = render(clip, folder / "guided.mp4", config=settings)
+    side_by_side = folder / "side-by-side.mp4"
+    _comparison(clip, frames, unguided.output, guided.output, side_by_side)
+    return Demo(clip, unguided, guided, side_by_side, _steadiness(clip, frames, unguided.output, guided.output))
+
+
+def _comparison(clip: Path, frames: int, unguided: Path, guided: Path, output: Path) -> None:
+    scaled = output.with_name("source-scaled.mp4")
+    _copy_scaled(clip, scaled, frames)
+    write_side_by_side({"source": scaled, "unguided": unguided, "guided": guided}, output)
+    scaled.unlink()
+
+
+def _copy_scaled(clip: Path, output: Path, frames: int) -> None:
+    from ..video import ClipWriter
+
+    with (
+        ClipReader(clip, size=HEIGHT, max_frames=frames) as reader,
+        ClipWriter(
+            output, size=reader.info.size, time_base=reader.info.time_base, frame_rate=reader.info.frame_rate
+        ) as writer,
+    ):
+        for frame in reader:
+            writer.write(frame)
+
+
+def _steadiness(clip: Path, frames: int, unguided: Path, guided: Path) -> Report:
+    with (
+        ClipReader(clip, size=HEIGHT, max_frames=frames) as source,
+        ClipReader(unguided) as before,
+        ClipReader(guided) as after,
+    ):
+        return measure(source, {"unguided": before, "guided": after}, unguided="unguided")

@@ -1,0 +1,82 @@
+"""The table of output formats: one line for each container, one for each codec."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flowguide.errors import UnknownName, UsageError
+
+
+@dataclass(frozen=True)
+class Codec:
+    """How pictures are encoded. The options are FFmpeg's; threads are fixed, so that the result does not depend on
+    the machine."""
+
+    encoder: str
+    pixel_format: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    threads: int = 4
+    even_sides: bool = True
+    """Whether width and height must be even: then an odd picture is padded by repeating its last row or column."""
+
+
+@dataclass(frozen=True)
+class Container:
+    """A kind of file: which codecs it takes, which sound is copied as it is, and what other sound becomes."""
+
+    format: str
+    codecs: tuple[str, ...]
+    """Names in CODECS; the first is the default."""
+    copied_sound: frozenset[str]
+    sound_encoder: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    exact_times: bool = False
+    """Whether any time base is kept, and times below 0 by an edit list; else milliseconds from 0 on."""
+
+
+CODECS: Mapping[str, Codec] = {
+    "h264": Codec("libx264", "yuv420p", {"crf": "18", "preset": "medium"}),
+    "vp9": Codec(
+        "libvpx-vp9",
+        "yuv420p",
+        {"crf": "24", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"},
+        even_sides=False,
+    ),
+    "ffv1": Codec("ffv1", "bgr0", {"level": "3", "slices": "4", "slicecrc": "1"}, even_sides=False),
+}
+
+_MP4_SOUND = frozenset({"aac", "mp3", "ac3", "eac3", "alac"})
+_MATROSKA_SOUND = _MP4_SOUND | {"opus", "vorbis", "flac", "mp2", "dts", "pcm_s16le", "pcm_s24le"}
+_FASTSTART = {"movflags": "+faststart"}
+
+CONTAINERS: Mapping[str, Container] = {
+    ".mp4": Container("mp4", ("h264",), _MP4_SOUND, "aac", _FASTSTART, exact_times=True),
+    ".mov": Container("mov", ("h264",), _MP4_SOUND | {"pcm_s16le", "pcm_s24le"}, "aac", _FASTSTART, exact_times=True),
+    ".mkv": Container("matroska", ("h264", "vp9", "ffv1"), _MATROSKA_SOUND, "aac"),
+    ".webm": Container("webm", ("vp9",), frozenset({"opus", "vorbis"}), "libopus"),
+}
+
+
+def container_for(path: str | os.PathLike[str]) -> Container:
+    """The container that the suffix of `path` names. Raises UnknownName with the list."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in CONTAINERS:
+        raise UnknownName("video suffix", suffix or os.fspath(path), CONTAINERS)
+    return CONTAINERS[suffix]
+
+
+def codec_for(path: str | os.PathLike[str], name: str | None = None) -> Codec:
+    """The codec called `name`, or the default for the suffix of `path`. Raises UnknownName with the list, UsageError
+    where the container does not take it."""
+    container = container_for(path)
+    if name is None:
+        return CODECS[container.codecs[0]]
+    if name not in CODECS:
+        raise UnknownName("video codec", name, CODECS)
+    if name not in container.codecs:
+        takes = ", ".join(container.codecs)
+        raise UsageError(f"{Path(path).suffix} files do not take the codec {name!r}; they take {takes}.")
+    return CODECS[name]

@@ -1,0 +1,278 @@
+"""One opened video file: its stream, what is known of it, and its decoded pictures in order with exact times."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+
+import av
+import av.error
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from flowguide.errors import UsageError, VideoError
+from flowguide.types import ClipInfo
+
+from .colour import bits_of, colour_of
+from .orientation import UPRIGHT, orientation_of
+
+log = logging.getLogger("flowguide.video")
+
+DECODER_THREADS = 4
+"""Fixed, and within one picture: what a damaged stream decodes to must not depend on the machine."""
+LOSS_SECONDS = 0.5
+"""A clip that ends this much earlier than its container says is reported as cut short."""
+PLAUSIBLE_RATE = 1000
+"""Containers that do not know their frame rate say the rate of their clock."""
+
+
+class Source:
+    """An opened clip. Use as a context manager.
+
+    `pictures()` gives (pts, picture), pts strictly increasing integers in units of `info.time_base`; damaged packets
+    are skipped and counted in `losses`. Raises VideoError, in one sentence, for what is no readable video.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, stream: int | None = None) -> None:
+        self.path = os.fspath(path)
+        self._count, self._damaged = 0, 0
+        self._damage = self._stopped = ""
+        self._container = open_container(self.path)
+        try:
+            self._stream = _choose_stream(self._container, self.path, stream)
+            self._stream.thread_type = "SLICE"
+            self._stream.codec_context.thread_count = DECODER_THREADS
+            self._decoded = self._decode()
+            first = next(self._decoded, None)
+            if first is None:
+                why = self._damage or self._stopped or "its video stream is empty"
+                raise VideoError(f"{self.path} holds no picture that can be decoded ({why}).")
+            self._first = first
+            self.orientation = orientation_of(first[1]) or UPRIGHT
+            self.stored_size = first[1].height, first[1].width
+            self.square_size = _square(self.stored_size, self._stream.sample_aspect_ratio)
+            self.info = self._describe(*first)
+            self._warn_of_the_unusual(first[1])
+        except BaseException:
+            self._container.close()
+            raise
+
+    def pictures(self) -> Iterator[tuple[int, VideoFrame]]:
+        """All pictures from the first on; to be called once, before or instead of `pictures_from`."""
+        yield self._first
+        yield from self._decoded
+
+    def pictures_from(self, pts: int) -> Iterator[tuple[int, VideoFrame]]:
+        """The pictures at or after `pts`, found by seeking to the key frame before it."""
+        if pts <= self._first[0]:
+            yield from self.pictures()
+            return
+        self._container.seek(pts, stream=self._stream, backward=True)
+        self._decoded = self._decode()
+        landed = next(self._decoded, None)
+        if landed is None or landed[0] > pts:
+            self._container.seek(self._first[0], stream=self._stream, backward=True)
+            self._decoded = self._decode()
+        elif landed[0] == pts:
+            yield landed
+        for found, picture in self._decoded:
+            if found >= pts:
+                yield found, picture
+
+    def close(self) -> None:
+        self._container.close()
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def losses(self) -> list[str]:
+        """What could not be decoded so far, one phrase each; empty for a sound file read to any point."""
+        found = []
+        of_about = f" of about {self._stream.frames}" if self._stream.frames > self._count else ""
+        if self._damaged:
+            packets = "1 damaged packet was" if self._damaged == 1 else f"{self._damaged} damaged packets were"
+            found.append(f"{packets} skipped, {self._count}{of_about} frames decoded ({self._damage})")
+        if self._stopped:
+            found.append(f"stopped after {self._count}{of_about} frames ({self._stopped})")
+        return found
+
+    def _decode(self) -> Iterator[tuple[int, VideoFrame]]:
+        clock = _Clock(self._stream, self.path)
+        self._count, self._damaged, self._stopped = 0, 0, ""
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.error.FFmpegError as error:
+                packet, self._stopped = None, _reason(error)
+            try:
+                pictures = self._stream.decode(packet) if packet is not None or self._stopped else []
+            except av.error.FFmpegError as error:
+                self._damaged, self._damage = self._damaged + 1, _reason(error)
+                pictures = []
+            for picture in pictures:
+                self._count += 1
+                yield clock.pts_of(picture), picture
+            if packet is None:
+                break
+        self._note_early_end(clock.seconds)
+        for loss in self.losses:
+            log.warning("%s: %s.", self.path, loss)
+
+    def _note_early_end(self, seconds: float) -> None:
+        stream = self._stream
+        if self._stopped or not self._count or stream.duration is None or stream.time_base is None:
+            return
+        missing = float((stream.duration + (stream.start_time or 0)) * stream.time_base) - seconds
+        if missing > LOSS_SECONDS:
+            self._stopped = f"it ends {missing:.1f} s before its stated end"
+
+    def _describe(self, pts: int, picture: VideoFrame) -> ClipInfo:
+        stream, container = self._stream, self._container
+        colour = colour_of(picture)
+        duration: float | None = None
+        if stream.duration is not None and stream.time_base is not None:
+            duration = float(stream.duration * stream.time_base)
+        elif container.duration is not None:
+            duration = container.duration / av.time_base
+        audio = next((s for s in container.streams.audio if s.codec_context is not None), None)
+        return ClipInfo(
+            path=self.path,
+            size=self.orientation.size(self.square_size),
+            time_base=time_base_of(stream, picture),
+            frame_rate=_frame_rate(stream),
+            frames=stream.frames or None,
+            start_pts=pts,
+            duration_seconds=duration,
+            codec=stream.codec_context.codec.canonical_name,
+            pixel_format=picture.format.name,
+            bits=bits_of(picture.format.name),
+            matrix=colour.matrix,
+            full_range=colour.full_range,
+            rotation_degrees=self.orientation.rotation_degrees,
+            audio_codec=audio.codec_context.codec.canonical_name if audio else None,
+            mirrored=self.orientation.mirrored,
+            transfer=colour.transfer,
+            interlaced=picture.interlaced_frame,
+        )
+
+    def _warn_of_the_unusual(self, picture: VideoFrame) -> None:
+        colour = colour_of(picture)
+        if not colour.understood:
+            log.warning("%s: colour matrix %d is not known; read as %s.", self.path, picture.colorspace, colour.matrix)
+        if colour.transfer != "sdr":
+            log.warning(
+                "%s: high dynamic range (%s) is read without tone mapping; colours will look flat.",
+                self.path,
+                colour.transfer.upper(),
+            )
+        if orientation_of(picture) is None:
+            log.warning("%s: its display matrix is no quarter turn; shown as stored.", self.path)
+        if self.square_size != self.stored_size:
+            log.warning(
+                "%s: pixels are not square; width resized from %d to %d.",
+                self.path,
+                self.stored_size[1],
+                self.square_size[1],
+            )
+
+
+class _Clock:
+    """Makes times of pictures strictly increasing integers, and says where it had to."""
+
+    def __init__(self, stream: VideoStream, path: str) -> None:
+        self._path = path
+        self._last: int | None = None
+        self._shift = 0
+        rate = _frame_rate(stream) or Fraction(25)
+        self._time_base = stream.time_base or 1 / rate
+        self._step = max(1, round(1 / (rate * self._time_base)))
+
+    def pts_of(self, picture: VideoFrame) -> int:
+        pts = picture.pts if picture.pts is not None else picture.dts
+        follows = 0 if self._last is None else self._last + self._step
+        if pts is None:
+            pts = follows
+        else:
+            pts += self._shift
+            if self._last is not None and pts <= self._last:
+                log.warning("%s: time jumps back at %.3f s; later frames are moved on.", self._path, self.seconds)
+                self._shift += follows - pts
+                pts = follows
+        self._last = pts
+        return pts
+
+    @property
+    def seconds(self) -> float:
+        """Time at which the last picture ends, about."""
+        return float(((self._last or 0) + self._step) * self._time_base)
+
+
+def open_container(path: str) -> InputContainer:
+    """Open `path` for reading. Raises VideoError with one sentence where it is no media file."""
+    where = Path(path)
+    if where.is_dir():
+        raise VideoError(f"{path} is a folder; name a video file in it.")
+    if not where.exists():
+        raise VideoError(f"{path} does not exist; check the name of the input.")
+    try:
+        return av.open(f"file:{path}", mode="r", metadata_errors="replace")
+    except av.error.FFmpegError as error:
+        raise VideoError(f"{path} cannot be read as a video ({_reason(error)}).") from error
+    except OSError as error:
+        raise VideoError(f"{path} cannot be opened ({error.strerror or error}).") from error
+
+
+def time_base_of(stream: VideoStream, picture: VideoFrame) -> Fraction:
+    """Seconds per unit of the pts of `picture`."""
+    found = picture.time_base or stream.time_base
+    return Fraction(found) if found else Fraction(1, 1000)
+
+
+def _square(stored: tuple[int, int], aspect: Fraction | None) -> tuple[int, int]:
+    """(height, width) of the same picture with square pixels; an aspect within 1 % of 1 is left alone."""
+    if not aspect or abs(aspect - 1) < Fraction(1, 100):
+        return stored
+    return stored[0], max(2, 2 * round(stored[1] * aspect / 2))
+
+
+def _choose_stream(container: InputContainer, path: str, wanted: int | None) -> VideoStream:
+    readable = [
+        stream
+        for stream in container.streams.video
+        if stream.codec_context is not None
+        and stream.codec_context.width > 0
+        and not stream.disposition & Disposition.attached_pic
+    ]
+    if not readable:
+        held = " and ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+        raise VideoError(f"{path} holds no video that can be decoded, only {held}.")
+    if wanted is not None and not 0 <= wanted < len(readable):
+        raise UsageError(f"{path} has {len(readable)} video streams, numbered from 0; there is no number {wanted}.")
+    if len(readable) > 1 and wanted is None:
+        log.warning("%s: holds %d video streams; the first is taken.", path, len(readable))
+    return readable[wanted or 0]
+
+
+def _frame_rate(stream: VideoStream) -> Fraction | None:
+    for rate in (stream.average_rate, stream.guessed_rate):
+        if rate is not None and 0 < rate < PLAUSIBLE_RATE:
+            return Fraction(rate)
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    text = getattr(error, "strerror", None) or str(error)
+    return str(text)[:1].lower() + str(text)[1:]

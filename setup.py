@@ -1,0 +1,75 @@
+"""Packages and the native module. What is compiled and how stands in CMakeLists.txt alone; the rest in pyproject.toml.
+
+FLOWGUIDE_BUILD=required makes a failed native build an error (otherwise the package installs without flowguide._C);
+FLOWGUIDE_BUILD=off skips it. FG_CUDA (AUTO, ON, OFF), FG_CUDA_ARCHS and FG_SANITIZE are handed to CMake.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+PACKAGES = [
+    "flowguide",
+    "flowguide.video",
+    "flowguide.flow",
+    "flowguide.diffusion",
+    "flowguide.guidance",
+    "flowguide.runs",
+    "flowguide.training",
+    "flowguide.kernels",
+    "flowguide.engines",
+]
+
+
+class CMakeBuild(build_ext):
+    """One CMake configure and build; the module lands where setuptools expects it."""
+
+    def run(self) -> None:
+        wanted = os.environ.get("FLOWGUIDE_BUILD", "auto")
+        if wanted == "off":
+            self.extensions = []
+            return
+        try:
+            self.build_native()
+        except (OSError, subprocess.CalledProcessError) as error:
+            if wanted == "required":
+                raise
+            self.extensions = []
+            print(
+                f"WARNING: flowguide._C was not built ({error}). flowguide works without it, slower on the CPU; "
+                "`flowguide doctor` says where. It needs a C++17 compiler, CMake 3.25 and Ninja.",
+                file=sys.stderr,
+            )
+
+    def build_native(self) -> None:
+        import pybind11
+
+        source, build = Path(__file__).parent.resolve(), Path(self.build_temp).resolve()
+        module = Path(self.get_ext_fullpath("flowguide._C")).resolve()
+        module.unlink(missing_ok=True)
+        build.mkdir(parents=True, exist_ok=True)
+        defines = {
+            "CMAKE_LIBRARY_OUTPUT_DIRECTORY": module.parent,
+            "CMAKE_BUILD_TYPE": "Release",
+            "Python_EXECUTABLE": sys.executable,
+            "pybind11_DIR": pybind11.get_cmake_dir(),
+        }
+        defines |= {name: os.environ[name] for name in ("FG_CUDA", "FG_CUDA_ARCHS", "FG_SANITIZE") if name in os.environ}
+        generator = ["-G", "Ninja"] if shutil.which("ninja") else []
+        options = [f"-D{name}={value}" for name, value in defines.items()]
+        subprocess.run(["cmake", "-S", source, "-B", build, *generator, *options], check=True)
+        subprocess.run(["cmake", "--build", build, "--parallel"], check=True)
+
+
+setup(
+    packages=PACKAGES,
+    package_dir={"flowguide": "flowguide", "flowguide.kernels": "kernels", "flowguide.engines": "engines"},
+    package_data={"flowguide": ["py.typed", "assets/**/*"]},
+    ext_modules=[Extension("flowguide._C", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+)
