@@ -32,6 +32,7 @@ app = App(
 def render(
     source: Path,
     output: Path,
+    /,
     *,
     options: Annotated[RenderConfig, Parameter(name="*")] = RenderConfig(),  # noqa: B008
     config: Path | None = None,
@@ -113,6 +114,7 @@ def doctor(*, json: bool = False) -> None:
 @app.command
 def metrics(
     source: Path,
+    /,
     *clips: Path,
     unguided: Path | None = None,
     max_frames: int | None = None,

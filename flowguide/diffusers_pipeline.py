@@ -19,7 +19,7 @@ from .pictures import as_frame
 from .renderer import Renderer, Styled
 from .video import ClipReader
 
-StepEnd = Callable[["FlowGuidePipeline", int, int, dict[str, Tensor]], dict[str, Tensor] | None]
+StepEnd = Callable[["FlowGuidePipeline", int, float, dict[str, Tensor]], dict[str, Tensor] | None]
 """callback_on_step_end(pipeline, step, timestep, {"latents": x}) -> the same dictionary, its latents possibly replaced."""
 
 
@@ -100,11 +100,11 @@ class FlowGuidePipeline:
         for index, picture in enumerate(video):
             yield renderer.render(as_frame(_plain(picture), index=index))
 
-    def _step_end(self, callback: StepEnd | None) -> Callable[[int, int, Tensor], Tensor | None] | None:
+    def _step_end(self, callback: StepEnd | None) -> Callable[[int, float, Tensor], Tensor | None] | None:
         if callback is None:
             return None
 
-        def on_step(step: int, timestep: int, latents: Tensor) -> Tensor | None:
+        def on_step(step: int, timestep: float, latents: Tensor) -> Tensor | None:
             returned = callback(self, step, timestep, {"latents": latents})
             return None if returned is None else returned.get("latents")
 

@@ -57,7 +57,7 @@ def _tensor(picture: Any) -> Tensor:
     if isinstance(picture, Tensor):
         return picture
     if isinstance(picture, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(picture))
+        return torch.from_numpy(np.require(picture, requirements=["C", "W"]))
     if hasattr(picture, "__dlpack__"):
         return torch.from_dlpack(picture)
     raise UsageError(

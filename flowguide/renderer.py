@@ -17,7 +17,7 @@ from . import ops
 from .config import Option, RenderConfig, changed
 from .diffusion.checkpoint import Checkpoint, load_checkpoint
 from .diffusion.image_to_image import ImageToImage, NoiseKey
-from .diffusion.sampler import StepCallback
+from .diffusion.sampling import StepCallback
 from .errors import Interrupted, UsageError
 from .flow import FlowEstimator, estimator
 from .flow.shots import CutDetector

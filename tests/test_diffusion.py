@@ -14,8 +14,8 @@ from flowguide.config import render_config
 from flowguide.diffusion.checkpoint import find_checkpoint, load_checkpoint
 from flowguide.diffusion.image_to_image import ImageToImage, NoiseKey
 from flowguide.diffusion.noise import keyed_noise, normal
-from flowguide.diffusion.sampler import LatentGuide, sample
-from flowguide.diffusion.tables import step_table
+from flowguide.diffusion.sampling import LatentGuide, sample
+from flowguide.diffusion.samplers import step_table
 from flowguide.errors import ModelError, UnknownName
 from flowguide.timing import StageClock
 

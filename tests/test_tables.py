@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    LCMScheduler,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowguide import ops
-from flowguide.diffusion.tables import StepTable, executed, noise_share, step_table
+from flowguide.diffusion.samplers import executed, step_table
+from flowguide.diffusion.tables import StepTable, noise_share
 from flowguide.errors import ModelError, UnknownName, UsageError
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
@@ -21,10 +31,10 @@ def some_model(x: torch.Tensor, timestep: int) -> torch.Tensor:
 
 
 def trajectory(table: StepTable, start: torch.Tensor, noises: list[torch.Tensor]) -> list[torch.Tensor]:
-    x, steps = start, []
+    x, x0, steps = start, None, []
     for step in range(len(table)):
-        output = some_model(float(table.c_in[step]) * x, int(table.timestep[step]))
-        x, _ = ops.guided_step(x, output, table.row(step, 1.0), noise=noises[step])
+        output = some_model(float(table.c_in[step]) * x, float(table.timestep[step]))
+        x, x0 = ops.guided_step(x, output, table.row(step, 1.0), x0_prev=x0 if step else None, noise=noises[step])
         steps.append(x)
     return steps
 
@@ -61,6 +71,101 @@ def test_ddim_equals_diffusers_step_by_step(
         x = scheduler.step(output, int(timestep), x, eta=eta, variance_noise=noise if eta else None).prev_sample
         torch.testing.assert_close(mine, x, rtol=1e-5, atol=1e-5 * max(1.0, float(x.abs().max())))
         x = mine
+
+
+PEERS = {
+    "euler": (EulerDiscreteScheduler, {}),
+    "euler-a": (EulerAncestralDiscreteScheduler, {}),
+    "dpm++-2m": (DPMSolverMultistepScheduler, {}),
+    "dpm++-2m-karras": (DPMSolverMultistepScheduler, {"use_karras_sigmas": True}),
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sampler=st.sampled_from(sorted(PEERS)),
+    steps=st.integers(2, 40),
+    strength=st.floats(0.2, 1.0),
+    prediction=st.sampled_from(["epsilon", "v_prediction"]),
+    spacing=st.sampled_from(["leading", "trailing", "linspace"]),
+    final=st.sampled_from(["zero", "sigma_min"]),
+    offset=st.integers(0, 1),
+)
+def test_k_samplers_equal_diffusers_step_by_step(
+    sampler: str, steps: int, strength: float, prediction: str, spacing: str, final: str, offset: int
+) -> None:
+    config = {
+        **BETAS, "prediction_type": prediction, "timestep_spacing": spacing, "final_sigmas_type": final,
+        "steps_offset": offset,
+    }  # fmt: skip
+    count = executed(steps, strength)
+    if count == 0:
+        return
+    peer, changes = PEERS[sampler]
+    accepted = {k: v for k, v in {**config, **changes}.items() if k in peer().config}
+    scheduler = peer(**accepted)
+    scheduler.set_timesteps(steps)
+    scheduler.set_begin_index(steps - count)
+    compare(step_table(sampler, config, steps, strength), scheduler, scheduler.timesteps[steps - count :])
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    steps=st.integers(1, 8),
+    strength=st.floats(0.3, 1.0),
+    prediction=st.sampled_from(["epsilon", "v_prediction"]),
+)
+def test_lcm_equals_diffusers_step_by_step(steps: int, strength: float, prediction: str) -> None:
+    config = {**BETAS, "prediction_type": prediction, "clip_sample": False}
+    scheduler = LCMScheduler(**config)
+    scheduler.set_timesteps(steps, strength=strength)
+    compare(step_table("lcm", config, steps, strength), scheduler, scheduler.timesteps)
+
+
+@settings(max_examples=25, deadline=None)
+@given(steps=st.integers(1, 40), strength=st.floats(0.1, 1.0), shift=st.floats(0.5, 6.0))
+def test_flow_match_equals_diffusers_step_by_step(steps: int, strength: float, shift: float) -> None:
+    count = executed(steps, strength)
+    if count == 0:
+        return
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(steps)
+    scheduler.set_begin_index(steps - count)
+    table = step_table("flow-match-euler", {"shift": shift}, steps, strength)
+    compare(table, scheduler, scheduler.timesteps[steps - count :])
+
+
+def compare(table: StepTable, scheduler, timesteps: torch.Tensor) -> None:
+    """Same start, same model, same noise: every step of both, to 1e-4 of the largest value."""
+    generator = torch.Generator().manual_seed(1)
+    z, noise = (torch.randn(1, 4, 6, 5, generator=generator) for _ in range(2))
+    first = timesteps[:1]
+    scaled = scheduler.scale_noise if hasattr(scheduler, "scale_noise") else None
+    start = scaled(z, first, noise) if scaled else scheduler.add_noise(z, noise, first)
+    mine = table.s_z * z + table.s_n * noise
+    torch.testing.assert_close(mine, start, rtol=1e-4, atol=1e-4 * max(1.0, float(start.abs().max())))
+    draw, again = torch.Generator().manual_seed(2), torch.Generator().manual_seed(2)
+    noises = [torch.randn(z.shape, generator=again) for _ in timesteps]
+    takes_generator = "generator" in inspect.signature(scheduler.step).parameters
+    ours = trajectory(table, start, noises)
+    x = start
+    for timestep, result in zip(timesteps, ours, strict=True):
+        model_input = scheduler.scale_model_input(x, timestep) if hasattr(scheduler, "scale_model_input") else x
+        options = {"generator": draw} if takes_generator else {}
+        x = scheduler.step(some_model(model_input, float(timestep)), timestep, x, **options).prev_sample
+        torch.testing.assert_close(result, x, rtol=1e-4, atol=1e-4 * max(1.0, float(x.abs().max())))
+
+
+def test_guided_history_is_what_multistep_extrapolates_from() -> None:
+    """DPM++ 2M with full guidance at every step ends at the guide: unguided history would carry it past."""
+    table = step_table("dpm++-2m", {**BETAS, "prediction_type": "epsilon"}, 20, 1.0)
+    k0 = torch.randn(1, 4, 6, 5)
+    x, x0 = torch.randn_like(k0), None
+    ones = torch.ones(1, 6, 5)
+    for step in range(len(table)):
+        output = some_model(x, float(table.timestep[step]))
+        x, x0 = ops.guided_step(x, output, table.row(step, 1.0), k0=k0, weight=ones, x0_prev=x0 if step else None)
+    torch.testing.assert_close(x, k0, rtol=1e-4, atol=1e-4)
 
 
 def test_start_is_noised_at_the_first_executed_timestep() -> None:
@@ -101,6 +206,9 @@ def test_strength_zero_executes_nothing_and_one_executes_all() -> None:
         ({"strength": 1.5}, UsageError, "between 0 and 1"),
         ({"config": {**BETAS, "prediction_type": "flow"}}, ModelError, "got 'flow'"),
         ({"config": {**BETAS, "thresholding": True}}, ModelError, "thresholding"),
+        ({"sampler": "euler", "eta": 0.5}, UsageError, "option of ddim alone"),
+        ({"sampler": "lcm", "steps": 40, "strength": 0.3}, UsageError, "room for 15 steps"),
+        ({"sampler": "flow-match-euler", "config": {"use_dynamic_shifting": True}}, ModelError, "picture size"),
         ({"config": {**BETAS, "prediction_type": "epsilon", "rescale_betas_zero_snr": True,
                      "timestep_spacing": "trailing"}, "strength": 1.0}, ModelError, "v_prediction"),
     ],

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from flowguide.diffusion.tables import step_table
+from flowguide.diffusion.samplers import step_table
 from flowguide.errors import ScheduleError, UnknownName, UsageError
 from flowguide.guidance.weights import WeightInputs, weight_schedule
 

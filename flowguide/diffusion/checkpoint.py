@@ -45,7 +45,7 @@ class Checkpoint:
         """Pixels that height and width must be multiples of: the latent cell times the UNet's own halvings."""
         return self.autoencoder.cell * 2 ** (len(self.unet.config.block_out_channels) - 1)
 
-    def predict(self, latents: Tensor, timestep: int, embeddings: Tensor) -> Tensor:
+    def predict(self, latents: Tensor, timestep: float, embeddings: Tensor) -> Tensor:
         """The UNet's raw output for `latents` [N, C, h, w] and `embeddings` [N, tokens, width]."""
         with torch.inference_mode():
             output: Tensor = self.unet(latents, timestep, encoder_hidden_states=embeddings, return_dict=False)[0]

@@ -10,8 +10,8 @@ from ..config import RenderConfig
 from ..timing import StageClock
 from .checkpoint import Checkpoint
 from .noise import keyed_noise
-from .sampler import LatentGuide, StepCallback, sample
-from .tables import step_table
+from .sampling import LatentGuide, StepCallback, sample
+from .samplers import step_table
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class ImageToImage:
             on_step=on_step,
         )
 
-    def _predict(self, latents: Tensor, timestep: int, embeddings: Tensor) -> Tensor:
+    def _predict(self, latents: Tensor, timestep: float, embeddings: Tensor) -> Tensor:
         with self._clock("unet"):
             return self._checkpoint.predict(latents, timestep, embeddings)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,8 +27,10 @@ AREA_PX = 96 * 171
 """Pictures are compared at about this many pixels."""
 LOCAL_PX = 6.0
 """Standard deviation of the window for local mean and deviation."""
-TEXTURE_LEVELS = 4.0
+TEXTURE_LEVELS = 2.0
 """Local deviation, in grey levels of 255, from which a pixel counts as textured."""
+BURNT_LEVEL = 250.0
+"""From this grey level on a pixel is burnt out."""
 LEAST_TEXTURE = 0.02
 """Share of textured pixels below which a picture has no structure."""
 
@@ -56,6 +59,7 @@ class Change:
 class _Thumbnail:
     structure: Picture
     textured: Mask
+    burnt: Mask
     searchable: NDArray[np.uint8]
     histogram: Picture
 
@@ -124,7 +128,7 @@ def _thumbnail(frame: Frame) -> _Thumbnail:
     searchable = np.clip(structure * 42 + 128, 0, 255).astype(np.uint8)
     counts = cv2.calcHist([small], [0, 1, 2], None, [8, 8, 8], [0, 256] * 3)
     histogram = np.asarray(counts.ravel() / grey.size, dtype=np.float32)
-    return _Thumbnail(structure, deviation > TEXTURE_LEVELS, searchable, histogram)
+    return _Thumbnail(structure, deviation > TEXTURE_LEVELS, grey >= BURNT_LEVEL, searchable, histogram)
 
 
 def _blurred(picture: Picture) -> Picture:
@@ -133,13 +137,10 @@ def _blurred(picture: Picture) -> Picture:
 
 def _change(picture: _Thumbnail, before: _Thumbnail) -> Change:
     x, y, inside = _targets(search(picture.searchable, before.searchable, "fast"))
-    here, there = picture.textured, _moved(before.textured.astype(np.float32), x, y) > 0.5
-    if min(here.sum(), there.sum()) > 0.5 * max(here.sum(), there.sum()):
-        compared = here | there
-    else:  # a flash burns texture out: what is left of it must be found again
-        compared = here if here.sum() < there.sum() else there
-    compared &= inside
-    structure = _correlation(picture.structure[compared], _moved(before.structure, x, y)[compared])
+    looked_at = picture.textured | (_moved(before.textured, x, y) > 0.5)
+    # Where one picture is burnt out and the other is not there is nothing to compare: a flash, or a lamp.
+    looked_at &= inside & ~((_moved(before.burnt, x, y) > 0.5) ^ picture.burnt)
+    structure = _correlation(picture.structure[looked_at], _moved(before.structure, x, y)[looked_at])
     return Change(structure, 0.5 * float(np.abs(picture.histogram - before.histogram).sum()))
 
 
@@ -150,8 +151,9 @@ def _targets(uv: NDArray[np.float32]) -> tuple[Picture, Picture, Mask]:
     return x, y, (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
 
 
-def _moved(picture: NDArray[np.float32], x: Picture, y: Picture) -> NDArray[np.float32]:
-    return np.asarray(cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), dtype=np.float32)
+def _moved(picture: NDArray[Any], x: Picture, y: Picture) -> Picture:
+    wide = picture.astype(np.float32)
+    return np.asarray(cv2.remap(wide, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), dtype=np.float32)
 
 
 def _correlation(first: Picture, second: Picture) -> float:

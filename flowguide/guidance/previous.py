@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import ops
 from ..config import RenderConfig
-from ..diffusion.sampler import LatentGuide
+from ..diffusion.sampling import LatentGuide
 from ..diffusion.tables import StepTable
 from ..flow import FlowEstimator
 from ..timing import StageClock

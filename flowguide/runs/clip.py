@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from ..config import Option, RenderConfig, changed
-from ..errors import Interrupted, UsageError
+from ..errors import FlowguideError, Interrupted, UsageError
 from ..renderer import Renderer, Styled
 from ..types import ClipInfo
 from ..video import ClipReader, ClipWriter, Codec, check_output
@@ -87,7 +89,7 @@ def render(
                 on_start(_started(reader, renderer))
             began = time.perf_counter()
             frames, shots = 0, 0
-            for styled in renderer(reader):
+            for styled in _in_memory(renderer(reader), reader.info.size):
                 with renderer.clock("write"):
                     writer.write(styled.frame())
                 frames, shots = frames + 1, styled.shot + 1
@@ -109,6 +111,23 @@ def output_codec(output: Path, settings: RenderConfig) -> Codec:
     if "crf" not in codec.options:
         raise UsageError(f"The codec of {output.name} has no crf; leave --crf out.")
     return replace(codec, options={**codec.options, "crf": str(settings.crf)})
+
+
+def _in_memory(styled: Iterator[Styled], size: tuple[int, int]) -> Iterator[Styled]:
+    """`styled`, with an exhausted memory told as a sentence."""
+    try:
+        yield from styled
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
+            raise
+        height, width = size
+        raise FlowguideError(
+            f"Out of memory at {width}x{height}. Choose a smaller --size, or --dtype bfloat16 where it is float32."
+        ) from error
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _started(reader: ClipReader, renderer: Renderer) -> Started:

@@ -11,10 +11,10 @@ from torch import Tensor
 from .. import ops
 from .tables import StepTable
 
-Predict = Callable[[Tensor, int, Tensor], Tensor]
+Predict = Callable[[Tensor, float, Tensor], Tensor]
 """(c_in·x [N, C, h, w], timestep, embeddings) -> model output [N, C, h, w]."""
 
-StepCallback = Callable[[int, int, Tensor], Tensor | None]
+StepCallback = Callable[[int, float, Tensor], Tensor | None]
 """(step, timestep, x after the step) -> None, or the x to go on with."""
 
 
@@ -62,7 +62,7 @@ def sample(
         model_input = (float(table.c_in[step]) * x).to(embeddings.dtype)
         if guided_by_text:
             model_input = torch.cat([model_input, model_input])
-        output = predict(model_input, int(table.timestep[step]), embeddings).float()
+        output = predict(model_input, float(table.timestep[step]), embeddings).float()
         x, x0_prev = ops.guided_step(
             x,
             output[-rows:],
@@ -74,6 +74,6 @@ def sample(
             noise=noise(step + 1) if table.D[step] else None,
         )
         if on_step is not None:
-            replaced = on_step(step, int(table.timestep[step]), x)
+            replaced = on_step(step, float(table.timestep[step]), x)
             x = x if replaced is None else replaced
     return x
