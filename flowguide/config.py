@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from .errors import UnknownName, UsageError
 
@@ -16,18 +16,49 @@ class RenderConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    prompt: str = Field("oil painting", description="What the picture should look like.")
+    prompt: str = Field(
+        "oil painting",
+        description="What the picture should look like; over time as '0:(a) 48:(b)', in TOML as a table by frame.",
+    )
     negative_prompt: str = Field("", description="What it should not look like.")
-    model: str = Field("painter", description="A bundled model's name, or a folder in diffusers layout.")
+    model: str = Field(
+        "painter", description="A bundled model's name, a folder in diffusers layout, or a .safetensors file."
+    )
+    model_folders: tuple[str, ...] = Field(
+        (), description="Where models are found by name: roots of A1111 or ComfyUI, or an extra_model_paths.yaml."
+    )
+    model_layout: str | None = Field(
+        None, description="For a model in one file: a folder with its configs and tokenizers, in diffusers layout."
+    )
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = Field(
+        None, description="What the model predicts, where its own config does not say so or is wrong."
+    )
+    allow_pickle: bool = Field(False, description="Open pickled models (.ckpt, .bin, .pt), which can run any code.")
+    vae: str | None = Field(None, description="Another autoencoder: a folder or a .safetensors file.")
+    lora: tuple[str, ...] = Field((), description="LoRAs, each FILE or FILE@SCALE.")
+    embedding: tuple[str, ...] = Field((), description="Textual inversions; a file's name is the word.")
+    control: tuple[str, ...] = Field(
+        (), description="ControlNets, each HINT:FOLDER@SCALE; hints: canny, softedge, tile, depth."
+    )
+    depth_model: str | None = Field(None, description="ONNX file of the depth network for the hint depth.")
+    ip_adapter: str | None = Field(None, description="IP-Adapter, FILE@SCALE, beside its folder image_encoder.")
+    ip_image: str | None = Field(None, description="Picture that the IP-Adapter is shown.")
     strength: float = Field(0.5, ge=0.0, le=1.0, description="How far the picture may leave the source: 0 to 1.")
     steps: int = Field(8, ge=1, le=1000, description="Steps of the whole schedule; steps x strength of them run.")
-    guidance_scale: float = Field(2.0, ge=0.0, le=50.0, description="Classifier-free guidance (CFG); 1 is off.")
+    guidance_scale: float = Field(2.0, ge=0.0, le=50.0, description="Classifier-free guidance (CFG); up to 1 it is off.")
     sampler: str = Field("ddim", description="Sampler by name.")
     eta: float = Field(0.0, ge=0.0, le=1.0, description="Fresh noise per step: 0 none, 1 as DDPM.")
     seed: int = Field(0, ge=0, lt=2**63, description="Key of all noise.")
-    noise: Literal["fixed", "per-frame"] = Field(
-        "fixed", description="The same noise for all frames of a shot, or fresh noise for each."
+    noise: Literal["fixed", "per-frame", "carried"] = Field(
+        "fixed",
+        description="The same noise for all frames of a shot, fresh noise for each, or noise that follows the flow.",
     )
+    init: Literal["source", "warped", "previous", "first", "random", "blend"] = Field(
+        "source",
+        description="What a frame begins from: itself, the guide, the finished frame before, the shot's first finished "
+        "frame, noise alone, or the guide where it is certain and the source elsewhere.",
+    )
+    init_weight: float = Field(1.0, ge=0.0, le=1.0, description="Share of the guide in init blend.")
 
     guidance: bool = Field(True, description="Guide each frame by the one before it.")
     flow: str = Field("dis", description="Flow estimator by name.")
@@ -37,10 +68,8 @@ class RenderConfig(BaseModel):
         "'seed-raft', or FILE.py:FUNCTION.",
     )
     paste: float = Field(1.0, ge=0.0, le=1.0, description="Weight of the carried pixels in the finished frame.")
-    feather_px: int = Field(4, ge=0, le=64, description="Width of the seam between carried and new pixels.")
-    sharpen: float = Field(
-        0.12, ge=0.0, le=1.0, description="Most that resampling blur is undone per frame; 0 leaves it."
-    )
+    feather_px: int = Field(2, ge=0, le=64, description="Width of the seam between carried and new pixels.")
+    unsharp: float = Field(0.0, ge=0.0, le=1.0, description="Unsharp mask of the guide; the seed used 0.12.")
     cut_share: float = Field(
         0.03, ge=0.0, le=1.0, description="A confident share of the frame below this starts anew."
     )
@@ -58,6 +87,16 @@ class RenderConfig(BaseModel):
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field("auto", description="Arithmetic of the model.")
     threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0 leaves the library's choice.")
+
+    vae_tiles: bool = Field(False, description="Encode and decode in tiles: less memory, a little slower.")
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _prompt_table(cls, value: Any) -> Any:
+        """A table of prompts by frame, as TOML gives it, is written as a schedule."""
+        if not isinstance(value, dict):
+            return value
+        return " ".join(f"{frame}:({text})" for frame, text in sorted(value.items(), key=lambda entry: int(entry[0])))
 
 
 Option = Annotated[Any, "the value of one field of RenderConfig"]

@@ -50,7 +50,7 @@ class Styled:
 
 FIXED = frozenset(RenderConfig.model_fields) - {
     "prompt", "negative_prompt", "strength", "steps", "guidance_scale", "sampler", "eta", "seed", "noise",
-    "guidance", "flow_weight", "paste", "feather_px", "sharpen", "cut_share",
+    "guidance", "flow_weight", "paste", "feather_px", "unsharp", "cut_share",
 }  # fmt: skip
 """Options that hold for a whole run."""
 
@@ -145,7 +145,7 @@ class Renderer:
                 self.restart()
         carried = self._guidance.carry(whole, source) if self.config.guidance else None
         finished = self._paint(source, carried, NoiseKey(shot=self._shot, frame=frame.index))
-        self._guidance.remember(whole, source, finished)
+        self._guidance.remember(whole, source, finished, carried)
         self._next_index = frame.index + 1
         styled = Styled(
             picture=finished[:, :height, :width],
@@ -165,4 +165,4 @@ class Renderer:
             guide = self._guidance.latent_guide(carried, k0, self._model.table)
         start = self._model.encode(source[None])
         generated = self._model.decode(self._model.denoise(start, key, guide, self._on_step))[0]
-        return self._guidance.finish(generated, carried)
+        return generated if carried is None else self._guidance.finish(generated, carried)

@@ -1,7 +1,7 @@
 """Strategy `previous`: each frame is guided by the finished frame before it.
 
 The finished picture travels as float32 and its confident pixels are never sent through the autoencoder again except
-to look at: they are warped once per frame and pasted after decoding.
+to look at: they are warped and pasted after decoding. Detail survives because pixels are read from a rolling anchor.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .. import ops
@@ -18,7 +19,8 @@ from ..diffusion.tables import StepTable
 from ..flow import FlowEstimator
 from ..timing import StageClock
 from ..types import Frame, Guide
-from .sharpness import restored
+from .anchor import Anchor
+from .trust import TRUST, decided, unsharp
 from .weights import WeightInputs, WeightSchedule, weight_schedule
 
 
@@ -30,15 +32,24 @@ class Carried:
     """Warped finished pixels and how far they are to be trusted."""
     filled: Tensor
     """The prior [3, H, W] without holes: what the model is pulled toward."""
-    confidence_latent: Tensor
-    """float [h, w]: least confidence in each latent cell."""
     distance_px: Tensor
     """Length of the flow, [H, W] in pixels."""
+    anchor: Anchor
 
     @property
     def confident_share(self) -> float:
         """Mean confidence over the frame."""
         return float(self.guide.confidence.mean())
+
+
+@dataclass(frozen=True)
+class _Before:
+    """The frame before: as it was read, as a model picture, and finished."""
+
+    frame: Frame
+    source: Tensor
+    finished: Tensor
+    anchor: Anchor
 
 
 class PreviousFrame:
@@ -48,7 +59,7 @@ class PreviousFrame:
         self._estimator = estimator
         self._cell = cell
         self._clock = clock
-        self._before: tuple[Frame, Tensor, Tensor] | None = None
+        self._before: _Before | None = None
         self.configure(config)
 
     def configure(self, config: RenderConfig) -> None:
@@ -58,59 +69,71 @@ class PreviousFrame:
 
     def carry(self, frame: Frame, source: Tensor) -> Carried | None:
         """The guide for `frame` (source [3, H, W] in [-1, 1]), or None where it has to start anew:
-        at the first frame, and at a cut."""
-        if self._before is None:
+        at the first frame, and where too little of the frame can be trusted."""
+        before = self._before
+        if before is None:
             return None
-        before, source_before, finished = self._before
         with self._clock("flow"):
-            flow, flow_back = self._estimator.both(frame, before)
+            flow, flow_back = self._estimator.both(frame, before.frame)
         with self._clock("glue"):
+            uv = flow.uv.to(before.finished.device)
             prediction = ops.predict(
-                finished[None],
-                flow.uv[None].to(finished.device),
-                flow_back.uv[None].to(finished.device),
+                before.finished[None],
+                uv[None],
+                flow_back.uv[None].to(uv.device),
                 source[None],
-                source_before[None],
+                before.source[None],
                 None if flow.confidence is None else flow.confidence[None],
                 cell=self._cell,
+                settings=TRUST,
             )
-            guide = Guide(prediction.prior[0], prediction.confidence[0])
+            confidence = decided(prediction.confidence[0])
+            anchor, prior = before.anchor.carried(uv, prediction.prior[0])
             carried = Carried(
-                guide=guide,
-                filled=ops.fill(prediction.prior, prediction.confidence)[0],
-                confidence_latent=prediction.confidence_latent[0],
-                distance_px=torch.linalg.vector_norm(flow.uv, dim=0),
+                guide=Guide(prior, confidence),
+                filled=unsharp(ops.fill(prior[None], confidence[None])[0], self._config.unsharp),
+                distance_px=torch.linalg.vector_norm(uv, dim=0),
+                anchor=anchor,
             )
         return None if carried.confident_share < self._config.cut_share else carried
 
     def latent_guide(self, carried: Carried, k0: Tensor, table: StepTable) -> LatentGuide:
         """The sampler's guide from the encoded prior `k0` [1, C, h, w]."""
+        confidence = carried.guide.confidence
         inputs = WeightInputs(
             distance_px=carried.distance_px,
-            confidence=carried.guide.confidence,
+            confidence=confidence,
             latent_size=(k0.shape[2], k0.shape[3]),
             strength=self._config.strength,
         )
-        weights = self._schedule(table, inputs) * carried.confidence_latent
-        return LatentGuide(k0=k0, weights=weights[:, None])
+        least_in_cell = -F.max_pool2d(-confidence[None], self._cell)[0]
+        return LatentGuide(k0=k0, weights=(self._schedule(table, inputs) * least_in_cell)[:, None])
 
-    def finish(self, generated: Tensor, carried: Carried | None) -> Tensor:
+    def finish(self, generated: Tensor, carried: Carried) -> Tensor:
         """The finished picture [3, H, W]: carried pixels where they are known, generated ones elsewhere."""
-        if carried is None or self._config.paste == 0.0:
+        if self._config.paste == 0.0:
             return generated
         with self._clock("glue"):
-            prior = restored(carried.guide.prior, generated, carried.guide.confidence, self._config.sharpen)
             return ops.paste(
                 generated[None],
-                prior[None],
+                carried.guide.prior[None],
                 carried.guide.confidence[None],
                 weight=self._config.paste,
                 feather_px=self._config.feather_px,
             )[0]
 
-    def remember(self, frame: Frame, source: Tensor, finished: Tensor) -> None:
+    def remember(self, frame: Frame, source: Tensor, finished: Tensor, carried: Carried | None) -> None:
         """Keep what the next frame needs."""
-        self._before = (frame, source, finished)
+        with self._clock("glue"):
+            anchor = Anchor.at(finished) if carried is None else carried.anchor.after(self._pasted(carried), finished)
+        self._before = _Before(frame, source, finished, anchor)
+
+    def _pasted(self, carried: Carried) -> Tensor:
+        """[H, W]: weight that `finish` gave to the carried pixel."""
+        confidence = carried.guide.confidence[None]
+        ones = torch.ones_like(confidence)[None]
+        options = {"weight": self._config.paste, "feather_px": self._config.feather_px}
+        return ops.paste(torch.zeros_like(ones), ones, confidence, **options)[0, 0]
 
     def forget(self) -> None:
         """Start anew at the next frame."""

@@ -1,0 +1,62 @@
+"""Warp once: a rolling anchor from which finished pixels are read through the composed flow.
+
+Reading each frame from the one before resamples a pixel once per frame and dims its detail each time. Here a pixel
+that has been carried without a break since the anchor is read from the anchor itself, through F_{n→anchor}; only what
+was generated after the anchor comes from the frame before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import ops
+
+LONGEST_FRAMES = 24
+"""Frames after which the anchor is renewed: composed flows drift."""
+LEAST_KEPT = 0.6
+"""Share of the frame below which it is renewed: what is younger than the anchor would go on being resampled."""
+CERTAIN = 0.9
+"""How much of a pixel's neighbourhood must have come from the anchor for it to be read there."""
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A finished picture and where the current frame's pixels lie in it."""
+
+    picture: Tensor
+    """float [3, H, W] in [-1, 1]."""
+    flow: Tensor
+    """float [2, H, W] in pixels, from the current frame into the anchor."""
+    kept: Tensor
+    """float [H, W] in [0, 1]: 1 where the finished pixel is the anchor's."""
+    age: int
+    """Frames since the anchor."""
+
+    @staticmethod
+    def at(finished: Tensor) -> Anchor:
+        """An anchor that begins at this frame."""
+        _, height, width = finished.shape
+        return Anchor(finished, finished.new_zeros(2, height, width), finished.new_ones(height, width), age=0)
+
+    def carried(self, flow: Tensor, prior: Tensor) -> tuple[Anchor, Tensor]:
+        """The anchor seen from the next frame, and that frame's `prior` [3, H, W] with what is known from the anchor.
+
+        flow: float [2, H, W], from the next frame to this one. prior: this frame's finished picture warped by it.
+        """
+        if self.age == 0:
+            _, kept = ops.compose(flow[None], self.flow[None], None, self.kept[None])
+            return Anchor(self.picture, flow, kept[0], 1), prior
+        composed, kept = ops.compose(flow[None], self.flow[None], None, self.kept[None])
+        from_anchor = ops.warp(self.picture[None], composed, mode="bicubic")[0]
+        read = (kept > CERTAIN).to(prior.dtype)
+        return Anchor(self.picture, composed[0], kept[0], self.age + 1), torch.lerp(prior, from_anchor, read)
+
+    def after(self, pasted: Tensor, finished: Tensor) -> Anchor:
+        """The anchor once `finished` is there: `pasted` [H, W] is 1 where the carried pixel became the finished one."""
+        kept = self.kept * pasted
+        if self.age >= LONGEST_FRAMES or float(kept.mean()) < LEAST_KEPT:
+            return Anchor.at(finished)
+        return Anchor(self.picture, self.flow, kept, self.age)
