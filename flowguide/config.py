@@ -64,11 +64,11 @@ class RenderConfig(BaseModel):
     flow: str = Field("dis", description="Flow estimator by name.")
     flow_weight: str = Field(
         "share",
-        description="Pull toward the warped frame: a number, a picture (white is 1), 'share', 'seed-farneback', "
+        description="Pull toward the warped frame: a number, a picture (white is 1), 'share', 'few-step', 'seed-farneback', "
         "'seed-raft', or FILE.py:FUNCTION.",
     )
     paste: float = Field(1.0, ge=0.0, le=1.0, description="Weight of the carried pixels in the finished frame.")
-    feather_px: int = Field(2, ge=0, le=64, description="Width of the seam between carried and new pixels.")
+    feather_px: int = Field(1, ge=0, le=64, description="Width of the seam between carried and new pixels.")
     unsharp: float = Field(0.0, ge=0.0, le=1.0, description="Unsharp mask of the guide; the seed used 0.12.")
     cut_share: float = Field(
         0.03, ge=0.0, le=1.0, description="A confident share of the frame below this starts anew."
@@ -96,6 +96,8 @@ class RenderConfig(BaseModel):
         """A table of prompts by frame, as TOML gives it, is written as a schedule."""
         if not isinstance(value, dict):
             return value
+        if not all(str(frame).isdigit() for frame in value):
+            raise ValueError("a table of prompts has frame numbers as keys")
         return " ".join(f"{frame}:({text})" for frame, text in sorted(value.items(), key=lambda entry: int(entry[0])))
 
 

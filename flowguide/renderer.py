@@ -16,7 +16,8 @@ from torch import Tensor
 from . import ops
 from .config import Option, RenderConfig, changed
 from .diffusion.checkpoint import Checkpoint, load_checkpoint
-from .diffusion.image_to_image import ImageToImage, NoiseKey
+from .diffusion.image_to_image import ImageToImage, Known, NoiseKey
+from .diffusion.init import InitialLatent
 from .diffusion.sampling import StepCallback
 from .errors import Interrupted, UsageError
 from .flow import FlowEstimator, estimator
@@ -50,6 +51,7 @@ class Styled:
 
 FIXED = frozenset(RenderConfig.model_fields) - {
     "prompt", "negative_prompt", "strength", "steps", "guidance_scale", "sampler", "eta", "seed", "noise",
+    "init", "init_weight",
     "guidance", "flow_weight", "paste", "feather_px", "unsharp", "cut_share",
 }  # fmt: skip
 """Options that hold for a whole run."""
@@ -72,11 +74,13 @@ class Renderer:
             torch.set_num_threads(self.config.threads)
         if checkpoint is None:
             device = choose_device(self.config.device)
-            checkpoint = load_checkpoint(self.config.model, choose_dtype(self.config.dtype, device), device)
+            dtype = choose_dtype(self.config.dtype, device)
+            checkpoint = load_checkpoint(self.config.model, dtype, device, self.config)
         self.checkpoint = checkpoint
         self.clock = StageClock()
         self._on_frame, self._on_step = on_frame, on_step
         self._model = ImageToImage(checkpoint, self.config, self.clock)
+        self._init = InitialLatent(self._model.encode, self.config)
         # Without a measure of its own: `predict` finds the confidence in the same pass as the warp.
         self._flow = flow or estimator(self.config.flow, confidence=None)
         self._guidance = PreviousFrame(self._flow, self.config, checkpoint.autoencoder.cell, self.clock)
@@ -119,6 +123,7 @@ class Renderer:
             raise UsageError(f"{', '.join(fixed)} cannot change during a run; make a new Renderer.")
         config = changed(self.config, **changes)
         self._model.configure(config)
+        self._init.configure(config)
         self._guidance.configure(config)
         self.config = config
 
@@ -143,9 +148,13 @@ class Renderer:
         with self.clock("cuts"):
             if self._cuts.is_cut(frame):
                 self.restart()
-        carried = self._guidance.carry(whole, source) if self.config.guidance else None
-        finished = self._paint(source, carried, NoiseKey(shot=self._shot, frame=frame.index))
+        follows = self.config.guidance or self.config.noise == "carried"
+        moved = self._guidance.carry(whole, source) if follows else None
+        carried = moved if self.config.guidance else None
+        key = NoiseKey(shot=self._shot, frame=frame.index)
+        finished = self._paint(source, carried, key, None if moved is None else moved.uv[None])
         self._guidance.remember(whole, source, finished, carried)
+        self._init.remember(finished, self._shot)
         self._next_index = frame.index + 1
         styled = Styled(
             picture=finished[:, :height, :width],
@@ -158,11 +167,13 @@ class Renderer:
             self._on_frame(styled)
         return styled
 
-    def _paint(self, source: Tensor, carried: Carried | None, key: NoiseKey) -> Tensor:
-        guide = None
+    def _paint(self, source: Tensor, carried: Carried | None, key: NoiseKey, flow: Tensor | None) -> Tensor:
+        guide, k0, confidence, known = None, None, None, None
         if carried is not None:
-            k0 = self._model.encode(carried.filled[None])
+            k0, confidence = self._model.encode(carried.filled[None]), carried.guide.confidence
             guide = self._guidance.latent_guide(carried, k0, self._model.table)
-        start = self._model.encode(source[None])
-        generated = self._model.decode(self._model.denoise(start, key, guide, self._on_step))[0]
+            known = Known(carried.filled[None], (confidence < 0.5).float()[None, None])
+        start = self._init(source[None], key.shot, k0, confidence)
+        latents = self._model.denoise(start, key, guide, self._on_step, picture=source[None], flow=flow, known=known)
+        generated = self._model.decode(latents)[0]
         return generated if carried is None else self._guidance.finish(generated, carried)

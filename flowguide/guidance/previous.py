@@ -20,6 +20,7 @@ from ..flow import FlowEstimator
 from ..timing import StageClock
 from ..types import Frame, Guide
 from .anchor import Anchor
+from .stretch import log_area, soundness
 from .trust import TRUST, decided, unsharp
 from .weights import WeightInputs, WeightSchedule, weight_schedule
 
@@ -32,9 +33,13 @@ class Carried:
     """Warped finished pixels and how far they are to be trusted."""
     filled: Tensor
     """The prior [3, H, W] without holes: what the model is pulled toward."""
+    uv: Tensor
+    """Flow to the frame before, [2, H, W] in pixels."""
     distance_px: Tensor
     """Length of the flow, [H, W] in pixels."""
     anchor: Anchor
+    log_area: Tensor
+    """[H, W]: how far each pixel has been stretched since it was generated (see `stretch`)."""
 
     @property
     def confident_share(self) -> float:
@@ -50,6 +55,7 @@ class _Before:
     source: Tensor
     finished: Tensor
     anchor: Anchor
+    log_area: Tensor
 
 
 class PreviousFrame:
@@ -78,7 +84,7 @@ class PreviousFrame:
         with self._clock("glue"):
             uv = flow.uv.to(before.finished.device)
             prediction = ops.predict(
-                before.finished[None],
+                torch.cat([before.finished, before.log_area[None]])[None],
                 uv[None],
                 flow_back.uv[None].to(uv.device),
                 source[None],
@@ -87,13 +93,16 @@ class PreviousFrame:
                 cell=self._cell,
                 settings=TRUST,
             )
-            confidence = decided(prediction.confidence[0])
-            anchor, prior = before.anchor.carried(uv, prediction.prior[0])
+            log_areas = prediction.prior[0, 3] + log_area(uv)
+            confidence = decided(prediction.confidence[0]) * soundness(log_areas)
+            anchor, prior = before.anchor.carried(uv, prediction.prior[0, :3])
             carried = Carried(
                 guide=Guide(prior, confidence),
                 filled=unsharp(ops.fill(prior[None], confidence[None])[0], self._config.unsharp),
-                distance_px=torch.linalg.vector_norm(uv, dim=0),
+                uv=uv,
+                distance_px=torch.hypot(uv[0], uv[1]),
                 anchor=anchor,
+                log_area=log_areas,
             )
         return None if carried.confident_share < self._config.cut_share else carried
 
@@ -125,8 +134,12 @@ class PreviousFrame:
     def remember(self, frame: Frame, source: Tensor, finished: Tensor, carried: Carried | None) -> None:
         """Keep what the next frame needs."""
         with self._clock("glue"):
-            anchor = Anchor.at(finished) if carried is None else carried.anchor.after(self._pasted(carried), finished)
-        self._before = _Before(frame, source, finished, anchor)
+            if carried is None:
+                anchor, log_areas = Anchor.at(finished), torch.zeros_like(finished[0])
+            else:
+                pasted = self._pasted(carried)
+                anchor, log_areas = carried.anchor.after(pasted, finished), carried.log_area * pasted
+        self._before = _Before(frame, source, finished, anchor, log_areas)
 
     def _pasted(self, carried: Carried) -> Tensor:
         """[H, W]: weight that `finish` gave to the carried pixel."""

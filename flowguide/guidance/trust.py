@@ -7,27 +7,17 @@ from torch import Tensor
 
 from ..ops import ConfidenceSettings
 
-TRUST = ConfidenceSettings(boundary=False, absolute_floor_px2=0.5)
+TRUST = ConfidenceSettings(boundary=False, absolute_floor_px2=1.0)
 """How a flow is trusted here; why so: docs/decisions/0002-confidence.md."""
 
 DOUBT, TRUSTED = 0.3, 0.7
 """Confidence up to which a pixel is generated, and from which it is carried. In between both are mixed, and a mixture
 of two paintings is a blurred one: so the range is short."""
-SPECK_PX = 2
-"""Doubtful spots up to twice this width inside trusted surroundings are estimator noise."""
 
 
 def decided(confidence: Tensor) -> Tensor:
-    """`confidence` [H, W] in [0, 1], stretched toward 0 and 1, with specks of doubt closed."""
-    stretched = ((confidence - DOUBT) / (TRUSTED - DOUBT)).clamp(0.0, 1.0)
-    widened = _max_within(stretched, SPECK_PX)
-    return -_max_within(-widened, SPECK_PX)
-
-
-def _max_within(values: Tensor, radius: int) -> Tensor:
-    width = 2 * radius + 1
-    rows = F.max_pool2d(values[None], (1, width), 1, (0, radius))
-    return F.max_pool2d(rows, (width, 1), 1, (radius, 0))[0]
+    """`confidence` in [0, 1], stretched toward 0 and 1."""
+    return ((confidence - DOUBT) / (TRUSTED - DOUBT)).clamp_(0.0, 1.0)
 
 
 def unsharp(picture: Tensor, amount: float) -> Tensor:

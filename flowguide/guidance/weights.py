@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..diffusion.tables import StepTable
+from ..diffusion.tables import StepTable, few_step_pull
 from ..errors import ScheduleError, UnknownName, UsageError
 
 
@@ -50,6 +50,11 @@ def constant(value: float) -> WeightSchedule:
     if not 0.0 <= value <= 1.0:
         raise UsageError(f"flow_weight as a number should be between 0 and 1, got {value}.")
     return lambda table, inputs: _per_step(np.full(len(table), value), inputs)
+
+
+def few_step(table: StepTable, inputs: WeightInputs) -> Tensor:
+    """For models of one to four steps, beside init blend: full at the first, halved at each next, none at the last."""
+    return _per_step(few_step_pull(len(table)), inputs)
 
 
 def picture(path: Path) -> WeightSchedule:
@@ -84,6 +89,7 @@ def by_distance(early: float, late: float, far: float, threshold_px: float) -> W
 
 SCHEDULES: dict[str, WeightSchedule] = {
     "share": share,
+    "few-step": few_step,
     "seed-farneback": by_distance(early=0.6, late=0.4, far=0.1, threshold_px=1.5),
     "seed-raft": by_distance(early=0.7, late=0.5, far=0.05, threshold_px=8.0),
 }
