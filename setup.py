@@ -59,7 +59,8 @@ class CMakeBuild(build_ext):
             "Python_EXECUTABLE": sys.executable,
             "pybind11_DIR": pybind11.get_cmake_dir(),
         }
-        defines |= {name: os.environ[name] for name in ("FG_CUDA", "FG_CUDA_ARCHS", "FG_SANITIZE") if name in os.environ}
+        handed_on = {"FG_CUDA", "FG_CUDA_ARCHS", "FG_SANITIZE"} & os.environ.keys()
+        defines |= {name: os.environ[name] for name in handed_on}
         generator = ["-G", "Ninja"] if shutil.which("ninja") else []
         options = [f"-D{name}={value}" for name, value in defines.items()]
         subprocess.run(["cmake", "-S", source, "-B", build, *generator, *options], check=True)

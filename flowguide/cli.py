@@ -19,6 +19,7 @@ from cyclopts.config import Dict, Env
 from . import __version__
 from .config import RenderConfig, read_toml, render_config
 from .errors import FlowguideError, UsageError
+from .models_command import models_app
 
 app = App(
     name="flowguide",
@@ -26,6 +27,7 @@ app = App(
     version=__version__,
     help_format="plaintext",
 )
+app.command(models_app)
 
 
 @app.command

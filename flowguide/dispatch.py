@@ -96,7 +96,6 @@ def find(name: str, implementation: str) -> Callable[..., Any]:
         room = importlib.import_module(f"flowguide.kernels.{name}")
     else:
         room = importlib.import_module("flowguide.native")
-        return getattr(room, f"{name}_{implementation}")  # type: ignore[no-any-return]
     return getattr(room, name)  # type: ignore[no-any-return]
 
 

@@ -53,11 +53,10 @@ class WarpErrors:
         """pictures and the earlier ones warped onto them, [K, 3, H, W]; mask [H, W] in [0, 1]."""
         if float(mask.mean()) < LEAST_SHARE:
             return self.skip()
-        difference = (pictures - warped).abs()
-        weight = 3 * mask.sum()
-        absolute = (difference * mask).sum((1, 2, 3)) / weight
+        difference = pictures - warped
+        absolute = masked_mean(difference.abs().mean(1), mask)
         self.l1.add(absolute)
-        self._l2.add((difference.square() * mask).sum((1, 2, 3)) / weight)
+        self._l2.add(masked_mean(difference.square_().mean(1), mask))
         for curve, value in zip(self.curves, absolute.tolist(), strict=True):
             curve.append(value)
 
@@ -81,11 +80,11 @@ class Flicker:
     def add(self, pictures: Tensor, before: Tensor, uv: Tensor, mask: Tensor) -> None:
         """The source is the first picture; uv [2, H, W] and mask [H, W] are its flow to the frame before."""
         change = (pictures - before).abs().mean(1)
-        still = (torch.linalg.vector_norm(uv, dim=0) < STATIC_PX) & (change[0] < STATIC_LEVELS)
-        static = still & (mask > 0.5)
-        share = float(static.float().mean())
+        still = (uv.square().sum(0) < STATIC_PX**2) & (change[0] < STATIC_LEVELS)
+        static = (still & (mask > 0.5)).float()
+        share = float(static.mean())
         if share >= LEAST_SHARE:
-            self.mean.add(change[:, static].mean(1), share)
+            self.mean.add(masked_mean(change, static), share)
 
 
 class Ghost:
@@ -97,9 +96,10 @@ class Ghost:
 
     def add(self, pictures: Tensor, warped: Tensor, hidden: Tensor) -> None:
         """warped: the previous pictures, unmasked; hidden: bool [H, W], dis-occluded pixels."""
-        plain = pictures[self._unguided]
-        ghost = (warped - plain)[:, :, hidden].flatten(1)
-        shown = (pictures - plain)[:, :, hidden].flatten(1)
+        where = hidden.flatten().nonzero()[:, 0]
+        shown, ghost = (stack.flatten(2).index_select(2, where).flatten(1) for stack in (pictures, warped))
+        plain = shown[self._unguided].clone()
+        shown, ghost = shown - plain, ghost - plain
         energy = ghost.square().sum(1)
         self.mean.add((ghost * shown).sum(1) / energy.clamp(min=1e-6), energy)
 
@@ -157,6 +157,11 @@ class ColourDrift:
             moved = offset[-(frames // 4) :].mean(0) - offset[: frames // 4].mean(0)
             self.mean.add(torch.linalg.vector_norm(moved, dim=1), frames)
         self._colours = []
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """[K]: mean of values [K, H, W] with weights mask [H, W]."""
+    return values.flatten(1) @ mask.flatten() / mask.sum()
 
 
 def luma(rgb: Tensor) -> Tensor:

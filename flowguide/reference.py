@@ -228,7 +228,7 @@ def predict(
         difference = (source_at.to(wide) - moved).abs().mean(1)
         confidence = confidence * clamp01(1 / (1 + (difference / settings.photometric) ** 4))
     confidence = torch.where(inside(x, y, *field.shape[-2:]), confidence, 0)
-    finite = torch.where(field.isfinite(), field, 0)
+    finite = torch.where(field.isfinite(), field, 0).clamp(-FARTHEST_PX, FARTHEST_PX)
     return Prediction(
         prior.to(reference.dtype),
         confidence.to(flow.dtype),

@@ -12,6 +12,7 @@ from textures import inner, texture, view
 
 from flowguide.errors import FlowguideError, UnknownName, UsageError
 from flowguide.flow import ESTIMATORS, FlowEstimator, estimator
+from flowguide.synthetic import crossing
 from flowguide.types import Frame
 
 MADE = [
@@ -87,6 +88,17 @@ def test_confidence_is_low_where_content_is_covered_or_leaves(canvas):
     visible = confidence[10:110, 20:60]
     assert hidden.mean() < 0.25
     assert visible.mean() > 0.9
+
+
+def test_confidence_agrees_with_what_a_scene_really_hides():
+    scene = crossing((140, 220), near=(9, 2), far=(-4, 0), frames=3)
+    at, to = list(scene.frames())[1:]
+    truth, seen = scene.flow(at.index, to.index)
+    for name in ("dis", "farneback"):
+        flow = estimator(name)(at, to)
+        assert inner(flow.uv - truth.uv, 8).square().sum(0).sqrt()[inner(seen, 8)].median() < 0.3
+        assert flow.confidence[seen].mean() > 0.7
+        assert flow.confidence[~seen].mean() < 0.3
 
 
 def test_confidence_can_be_left_out_or_given(canvas):

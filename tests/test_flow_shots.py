@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 import torch
 from textures import panned, texture
 
+from flowguide.errors import UsageError
+from flowguide.flow.shot_list import read_shots, write_shots
 from flowguide.flow.shots import CutDetector, Shot, find_shots
+from flowguide.synthetic import demo
 from flowguide.types import Frame
 
 SIZE = (108, 192)
@@ -102,6 +107,57 @@ def test_shots_cover_the_clip_without_gaps():
     assert list(find_shots(frames)) == [Shot(0, 5), Shot(5, 8), Shot(8, 9)]
     assert list(find_shots(frames[:1])) == [Shot(0, 1)]
     assert list(find_shots([])) == []
+
+
+def test_the_cuts_of_the_demo_are_found():
+    scene = demo(size=(144, 240), frames=24)
+    assert [shot.first for shot in find_shots(scene.frames())][1:] == scene.cuts
+
+
+def test_a_list_of_shots_is_written_edited_and_read(tmp_path):
+    path = tmp_path / "shots.csv"
+    write_shots(path, [Shot(0, 5), Shot(5, 8), Shot(8, 30)], Fraction(24))
+    assert path.read_text().splitlines()[:3] == [
+        "Scene Number,Start Frame,End Frame,Start Time (seconds)",
+        "1,1,5,0.000",
+        "2,6,8,0.208",
+    ]
+    path.write_text(path.read_text().replace("2,6,8,0.208\n", "").replace("3,9,30", "2,10,30"))
+    given = read_shots(path)
+    blank = torch.zeros(3, 2, 2, dtype=torch.uint8)
+    assert [i for i in range(30) if given.is_cut(Frame(blank, i))] == [9]
+
+
+def test_the_list_of_pyscenedetect_is_read(tmp_path):
+    path = tmp_path / "scenes.csv"
+    path.write_text(
+        "Timecode List:,00:00:11.875,00:00:15.750\n"
+        "Scene Number,Start Frame,Start Timecode,Start Time (seconds),End Frame,End Timecode,End Time (seconds)\n"
+        "1,1,00:00:00.000,0.000,285,00:00:11.875,11.875\n"
+        "2,286,00:00:11.875,11.875,378,00:00:15.750,15.750\n"
+        "3,379,00:00:15.750,15.750,720,00:00:30.000,30.000\n"
+    )
+    given = read_shots(path)
+    blank = torch.zeros(3, 2, 2, dtype=torch.uint8)
+    assert [i for i in range(720) if given.is_cut(Frame(blank, i))] == [285, 378]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("first,end\n0,5\n", "no line names a column 'Start Frame'"),
+        ("Start Frame\n1\nsix\n", "line 3: Start Frame should be a number from 1, got 'six'"),
+        ("Start Frame\n1\n6\n6\n", "line 4: shot beginning at 6 does not follow"),
+        ("Start Frame\n0\n", "line 2: Start Frame should be a number from 1, got '0'"),
+    ],
+)
+def test_broken_lists_of_shots_are_refused(tmp_path, content, sentence):
+    path = tmp_path / "shots.csv"
+    path.write_text(content)
+    with pytest.raises(UsageError, match=sentence):
+        read_shots(path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_shots(tmp_path / "absent.csv")
 
 
 CUTS = {

@@ -1,12 +1,10 @@
-"""A checkpoint in diffusers layout, loaded from a local folder and never from the network."""
+"""A checkpoint, loaded from a local folder or file and never from the network, ready to be called."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,172 +12,185 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ModelError, UnknownName
+from ..config import RenderConfig
+from ..errors import ModelError
+from .attachments import add_embeddings, fuse_loras, image_prompt, load_controls
+from .denoiser import Denoiser
+from .hints import Hint
 from .latents import Autoencoder
+from .loading import AUTOENCODERS, Parts, folder_parts, load, pickle_refused, read_json
+from .model_folders import BUNDLED, find_model
 from .prompts import PromptEncoder
+from .published import LAYOUTS
+from .single_file import single_file_autoencoder, single_file_parts
+
+__all__ = ["BUNDLED", "Checkpoint", "find_checkpoint", "load_checkpoint"]
 
 log = logging.getLogger("flowguide.diffusion")
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
-BUNDLED = {"painter": ASSETS / "painter"}
-"""Checkpoints that come with the package, by name."""
-
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-_AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
+_PICKLES = (".ckpt", ".bin", ".pt", ".pth")
 
 
 @dataclass
 class Checkpoint:
     """The parts of a latent diffusion model that image-to-image needs."""
 
-    folder: Path
-    unet: Any
+    where: Path
+    """The folder or the file."""
+    denoiser: Denoiser
     autoencoder: Autoencoder
     prompts: PromptEncoder
     scheduler_config: dict[str, Any]
     dtype: torch.dtype
     device: torch.device
+    zero_empty_prompt: bool = False
+    """Whether an empty negative prompt means zeros and not its embedding (SDXL's `force_zeros_for_empty_prompt`)."""
+    hints: tuple[Hint, ...] = ()
+    """What makes the picture for each ControlNet of the denoiser."""
+    image_prompt: tuple[tuple[Tensor, ...], ...] = ()
+    """The IP-Adapter's embeddings without and with its picture, each [1, pictures, width]."""
+    _offloaded: bool = False
+
+    @property
+    def unet(self) -> Any:
+        """The UNet itself."""
+        return self.denoiser.unet
 
     @property
     def grid(self) -> int:
         """Pixels that height and width must be multiples of: the latent cell times the UNet's own halvings."""
         return self.autoencoder.cell * 2 ** (len(self.unet.config.block_out_channels) - 1)
 
-    def predict(self, latents: Tensor, timestep: float, embeddings: Tensor) -> Tensor:
-        """The UNet's raw output for `latents` [N, C, h, w] and `embeddings` [N, tokens, width]."""
-        with torch.inference_mode():
-            output: Tensor = self.unet(latents, timestep, encoder_hidden_states=embeddings, return_dict=False)[0]
-        return output
+    @property
+    def inpainting(self) -> bool:
+        """Whether the UNet sees a mask and a masked picture beside the noisy latents."""
+        return bool(self.unet.config.in_channels == 2 * self.autoencoder.channels + 1)
+
+    @property
+    def scale_width(self) -> int | None:
+        """Width of the guidance-scale embedding of a distilled model (LCM); None for any other."""
+        width: int | None = self.unet.config.time_cond_proj_dim
+        return width
+
+    def offload(self) -> bool:
+        """Keep the text encoders and the UNet's waiting layers in main memory; False where that gains nothing."""
+        if self.device.type == "cpu" or self._offloaded:
+            return False
+        self.prompts.to(torch.device("cpu"))
+        self.unet.enable_group_offload(
+            onload_device=self.device, offload_device=torch.device("cpu"), offload_type="leaf_level"
+        )
+        self._offloaded = True
+        return True
 
     def digest(self) -> str:
-        """SHA-256 over every file of the folder, names included: what a manifest calls the model."""
+        """SHA-256 over every file, names included: what a manifest calls the model."""
         total = hashlib.sha256()
-        for path in sorted(p for p in self.folder.rglob("*") if p.is_file()):
-            total.update(str(path.relative_to(self.folder)).encode())
+        files = [self.where] if self.where.is_file() else sorted(p for p in self.where.rglob("*") if p.is_file())
+        for path in files:
+            total.update(str(path.relative_to(self.where.parent if path == self.where else self.where)).encode())
             with path.open("rb") as stream:
                 total.update(hashlib.file_digest(stream, "sha256").digest())
         return total.hexdigest()
 
 
-def find_checkpoint(model: str) -> Path:
-    """The folder of a bundled name or of a path. Raises UnknownName or ModelError."""
-    if model in BUNDLED:
-        folder = BUNDLED[model]
-    else:
-        folder = Path(model).expanduser()
-        if not folder.exists() and not any(mark in model for mark in "/\\."):
-            raise UnknownName("model", model, BUNDLED)
-    if not folder.is_dir():
-        kind = "is a file" if folder.exists() else "does not exist"
-        raise ModelError(
-            f"The model should be a folder in diffusers layout (or one of {', '.join(BUNDLED)}); {folder} {kind}."
-        )
-    if not (folder / "model_index.json").is_file():
-        raise ModelError(f"{folder} has no model_index.json, so it is not a diffusers checkpoint folder.")
-    missing = [part for part in PARTS if not (folder / part).is_dir()]
-    if missing:
-        raise ModelError(f"The checkpoint {folder} lacks {', '.join(missing)}. Copy the whole checkpoint folder.")
-    return folder
+def find_checkpoint(model: str, folders: Sequence[str] = ()) -> Path:
+    """The folder or file of a bundled name, a path, or a name in `folders`. Raises UnknownName or ModelError."""
+    path = find_model("checkpoint", model, folders)
+    if path.is_dir() and not (path / "model_index.json").is_file():
+        raise ModelError(f"{path} has no model_index.json, so it is not a diffusers checkpoint folder.")
+    if not path.exists():
+        raise ModelError(f"The checkpoint {path} does not exist.")
+    return path
 
 
-def load_checkpoint(model: str, dtype: torch.dtype, device: torch.device) -> Checkpoint:
-    """Load `model` (a bundled name or a local folder) for image-to-image.
+def load_checkpoint(
+    model: str, dtype: torch.dtype, device: torch.device, config: RenderConfig | None = None
+) -> Checkpoint:
+    """Load `model` (a bundled name, a folder, a file, or a name in `config.model_folders`) with all it is given:
+    another autoencoder, LoRAs, embeddings, ControlNets, an IP-Adapter.
 
     Raises UnknownName for an unknown name, ModelError where a part is missing, unreadable or of another family.
     """
-    import diffusers
-    from transformers import CLIPTextModel, CLIPTokenizer
-
-    folder = find_checkpoint(model)
-    index = _read_json(folder / "model_index.json")
-    vae_class = (index.get("vae") or [None, None])[1]
-    if vae_class not in _AUTOENCODERS:
-        raise ModelError(
-            f"The autoencoder of {folder} should be one of {', '.join(_AUTOENCODERS)}, got {vae_class}."
-        )
-    scheduler_config = _read_json(folder / "scheduler" / "scheduler_config.json")
-    if "prediction_type" not in scheduler_config:
-        raise ModelError(
-            f"{folder}/scheduler/scheduler_config.json has no prediction_type; add epsilon, v_prediction or sample."
-        )
-    unet = _load(diffusers.UNet2DConditionModel, folder, "unet", torch_dtype=dtype)
-    vae = _load(getattr(diffusers, vae_class), folder, "vae", torch_dtype=dtype)
-    text_encoder = _load(CLIPTextModel, folder, "text_encoder", dtype=dtype)
-    tokenizer = _load(CLIPTokenizer, folder, "tokenizer")
-    _check_family(folder, unet, vae, text_encoder)
-    for network in (unet, vae, text_encoder):
+    config = config or RenderConfig()
+    parts = _with_autoencoder(_parts(find_checkpoint(model, config.model_folders), dtype, config), dtype, config)
+    _check_family(parts)
+    add_embeddings(parts, config)
+    fuse_loras(parts, config)
+    controls = load_controls(parts, dtype, config)
+    image = image_prompt(parts, device, config)
+    networks = [parts.unet, parts.vae, *parts.text_encoders]
+    for network in networks:
         network.to(device).eval().requires_grad_(False)
-    for network in (unet, vae):
+    plugged = [control.network for control, _ in controls]
+    for network in plugged:
+        network.to(device).eval().requires_grad_(False)
+    for network in (parts.unet, parts.vae, *plugged):
         network.to(memory_format=torch.channels_last)
     return Checkpoint(
-        folder=folder,
-        unet=unet,
-        autoencoder=Autoencoder(vae, cell=_cell(vae)),
-        prompts=PromptEncoder(tokenizer, text_encoder),
-        scheduler_config=scheduler_config,
+        where=parts.where,
+        denoiser=Denoiser(parts.unet, tuple(control for control, _ in controls)),
+        autoencoder=Autoencoder(parts.vae, cell=_cell(parts.vae)),
+        prompts=PromptEncoder(parts.tokenizers, parts.text_encoders, device),
+        scheduler_config=parts.scheduler_config,
         dtype=dtype,
         device=device,
+        zero_empty_prompt=bool(parts.index.get("force_zeros_for_empty_prompt", len(parts.text_encoders) == 2)),
+        hints=tuple(hint for _, hint in controls),
+        image_prompt=image,
     )
 
 
-def _load(cls: Any, folder: Path, part: str, **options: Any) -> Any:
-    weights = part in ("unet", "vae", "text_encoder")
-    if weights:
-        options["use_safetensors"] = True
-        names = [path.name for path in (folder / part).glob("*.safetensors*")]
-        if names and all(".fp16." in name for name in names):
-            options["variant"] = "fp16"
-    try:
-        with _quiet():
-            return cls.from_pretrained(folder / part, local_files_only=True, **options)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ModelError(f"The {part} of {folder} could not be loaded: {_first_line(error)}") from error
+def _parts(path: Path, dtype: torch.dtype, config: RenderConfig) -> Parts:
+    if path.is_dir():
+        return folder_parts(path, dtype, prediction_type=config.prediction_type, allow_pickle=config.allow_pickle)
+    if path.suffix in _PICKLES and not config.allow_pickle:
+        raise pickle_refused(path)
+    if path.suffix not in (".safetensors", *_PICKLES):
+        raise ModelError(f"A model in one file should be a .safetensors file, got {path}.")
+    layout = Path(config.model_layout).expanduser() if config.model_layout else None
+    return single_file_parts(path, dtype, config=layout, prediction_type=config.prediction_type)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the loaders' progress bars and their notes about a tiny autoencoder's own config."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
+def _with_autoencoder(parts: Parts, dtype: torch.dtype, config: RenderConfig) -> Parts:
+    """The parts with the autoencoder that `config.vae` names, a folder or a single file, in the place of their own."""
+    if config.vae is None:
+        return parts
+    import diffusers
 
-    libraries = (diffusers_logging, transformers_logging)
-    verbosity = [library.get_verbosity() for library in libraries]
-    for library in libraries:
-        library.set_verbosity_error()
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for library, level in zip(libraries, verbosity, strict=True):
-            library.set_verbosity(level)
-            library.enable_progress_bar()
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]
+    path = find_model("vae", config.vae, config.model_folders)
+    if path.is_dir():
+        folder = path / "vae" if (path / "vae").is_dir() else path
+        name = read_json(folder / "config.json").get("_class_name")
+        if name not in AUTOENCODERS:
+            raise ModelError(f"The autoencoder {folder} should be one of {', '.join(AUTOENCODERS)}, got {name}.")
+        vae = load(getattr(diffusers, name), folder, torch_dtype=dtype, allow_pickle=config.allow_pickle)
+    elif path.suffix in _PICKLES and not config.allow_pickle:
+        raise pickle_refused(path)
+    else:
+        family = "Stable Diffusion XL" if len(parts.text_encoders) == 2 else "Stable Diffusion 1"
+        own = dict(parts.vae.config) if parts.vae.__class__.__name__ == "AutoencoderKL" else LAYOUTS[family]["vae"]
+        vae = single_file_autoencoder(path, dtype, own)
+    return Parts(**{**vars(parts), "vae": vae})
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} could not be read: {_first_line(error)}") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} should hold a JSON object.")
-    return content
-
-
-def _check_family(folder: Path, unet: Any, vae: Any, text_encoder: Any) -> None:
-    if unet.config.in_channels != vae.config.latent_channels:
+def _check_family(parts: Parts) -> None:
+    unet, vae = parts.unet.config, parts.vae.config
+    if unet.in_channels not in (vae.latent_channels, 2 * vae.latent_channels + 1):
         raise ModelError(
-            f"The UNet of {folder} takes {unet.config.in_channels} channels and its autoencoder gives "
-            f"{vae.config.latent_channels}: this is not an image-to-image checkpoint."
+            f"The UNet of {parts.where} takes {unet.in_channels} channels and its autoencoder gives "
+            f"{vae.latent_channels}: this is neither an image-to-image nor an inpainting checkpoint."
         )
-    if unet.config.cross_attention_dim != text_encoder.config.hidden_size:
+    if getattr(unet, "addition_embed_type", None) == "text_time" and len(parts.text_encoders) != 2:
         raise ModelError(
-            f"The UNet of {folder} expects prompt embeddings {unet.config.cross_attention_dim} wide and its text "
-            f"encoder gives {text_encoder.config.hidden_size}: the parts do not belong together."
+            f"The UNet of {parts.where} is SDXL's and needs two text encoders, got {len(parts.text_encoders)}; "
+            "a refiner alone cannot be used."
+        )
+    width = sum(encoder.config.hidden_size for encoder in parts.text_encoders)
+    if unet.cross_attention_dim != width:
+        raise ModelError(
+            f"The UNet of {parts.where} expects prompt embeddings {unet.cross_attention_dim} wide and its text "
+            f"encoder gives {width}: the parts do not belong together."
         )
 
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import RenderConfig
 from ..timing import StageClock
+from .attention import AttentionSharing
 from .checkpoint import Checkpoint
-from .noise import keyed_noise
-from .sampling import LatentGuide, StepCallback, sample
+from .conditioning import Condition, scale_embedding, size_ids
+from .hints import Hint
+from .memory import MemoryLadder, Rung
+from .noise import START, CarriedNoise, keyed_noise
+from .prompt_text import PromptSchedule, prompt_schedule
+from .prompts import Embedding
 from .samplers import step_table
+from .sampling import LatentGuide, StepCallback, sample
 
 
 @dataclass(frozen=True)
@@ -22,58 +32,191 @@ class NoiseKey:
     frame: int
 
 
+@dataclass(frozen=True)
+class Known:
+    """What an inpainting checkpoint is told beside the latents."""
+
+    picture: Tensor
+    """[N, 3, H, W] in [-1, 1]"""
+    mask: Tensor
+    """[N, 1, H, W]: 1 where the model paints, 0 where `picture` stays."""
+
+
 class ImageToImage:
     """Image-to-image with one checkpoint under one configuration."""
 
     def __init__(self, checkpoint: Checkpoint, config: RenderConfig, clock: StageClock):
         self._checkpoint = checkpoint
         self._clock = clock
+        self._rows: int | None = None
+        self._ladder = MemoryLadder(self._rungs())
+        self.carried_noise = CarriedNoise(config.seed, checkpoint.autoencoder.cell)
+        """State of the noise `carried`; a resumed run restores it."""
+        self.attention = AttentionSharing(checkpoint.unet)
+        """Sharing of self-attention between frames; off unless entered."""
+        if config.vae_tiles:
+            checkpoint.autoencoder.use_tiles()
         self.configure(config)
 
     def configure(self, config: RenderConfig) -> None:
         """Take over changed settings; prompts already encoded are kept."""
-        table = step_table(
-            config.sampler, self._checkpoint.scheduler_config, config.steps, config.strength, config.eta
-        )
-        cond = self._checkpoint.prompts(config.prompt)
-        uncond = self._checkpoint.prompts(config.negative_prompt) if config.guidance_scale != 1.0 else None
-        self._config, self.table, self._cond, self._uncond = config, table, cond, uncond
+        scheduler = self._checkpoint.scheduler_config
+        self.table = step_table(config.sampler, scheduler, config.steps, config.strength, config.eta)
+        self._prompts: PromptSchedule = prompt_schedule(config.prompt)
+        encode = self._checkpoint.prompts
+        self._chunks = max(map(encode.chunks, (*self._prompts.texts, config.negative_prompt)))
+        for text in self._prompts.texts:
+            encode(text, self._chunks)
+        self._config = config
+
+    @property
+    def guidance_scale(self) -> float:
+        """The scale of classifier-free guidance; 1 for a distilled model, which is told the scale instead."""
+        return 1.0 if self._checkpoint.scale_width else self._config.guidance_scale
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Latents of `pictures` [N, 3, H, W] in [-1, 1]; H and W multiples of the checkpoint's grid."""
         with self._clock("encode"):
-            return self._checkpoint.autoencoder.encode(pictures).float()
+            return self._ladder(lambda: self._checkpoint.autoencoder.encode(pictures).float())
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures float32 [N, 3, H, W] in [-1, 1]."""
         with self._clock("decode"):
-            return self._checkpoint.autoencoder.decode(latents)
+            return self._ladder(lambda: self._checkpoint.autoencoder.decode(latents))
 
     def denoise(
-        self, start: Tensor, key: NoiseKey, guide: LatentGuide | None = None, on_step: StepCallback | None = None
+        self,
+        start: Tensor,
+        key: NoiseKey | Sequence[NoiseKey],
+        guide: LatentGuide | None = None,
+        on_step: StepCallback | None = None,
+        *,
+        picture: Tensor | None = None,
+        flow: Tensor | None = None,
+        known: Known | None = None,
     ) -> Tensor:
-        """The painted latent [1, C, h, w] that begins from the clean latent `start`."""
-        config = self._config
+        """The painted latents [N, C, h, w] that begin from the clean latents `start`, one key per row.
 
-        def noise(step: int) -> Tensor:
-            drawn = keyed_noise(
-                config.noise, seed=config.seed, shot=key.shot, frame=key.frame, step=step, shape=tuple(start.shape)
-            )
-            return drawn.to(start.device)
-
+        picture: the sources [N, 3, H, W] in [-1, 1], which ControlNets look at. flow: each frame -> the one before,
+        [N, 2, H, W] in pixels, for the noise `carried`. known: for an inpainting checkpoint; default: nothing is.
+        """
+        keys = [key] if isinstance(key, NoiseKey) else list(key)
+        noises = self._noises(keys, start, flow)
+        cond, uncond = self._conditions(keys, start, picture, known)
         return sample(
             self._predict,
             self.table,
             start,
-            noise,
-            cond=self._cond,
-            uncond=self._uncond,
-            guidance_scale=config.guidance_scale,
+            noises.__getitem__,
+            cond=cond,
+            uncond=uncond,
+            guidance_scale=self.guidance_scale,
             guide=guide,
             on_step=on_step,
         )
 
-    def _predict(self, latents: Tensor, timestep: float, embeddings: Tensor) -> Tensor:
-        with self._clock("unet"):
-            return self._checkpoint.predict(latents, timestep, embeddings)
+    def _noises(self, keys: Sequence[NoiseKey], start: Tensor, flow: Tensor | None) -> dict[int, Tensor]:
+        """The noise of the start and of every stochastic step, by its number, each like `start`."""
+        config, shape = self._config, (1, *start.shape[1:])
+        steps = [START, *(step + 1 for step in range(len(self.table)) if self.table.D[step])]
+        rows: dict[int, list[Tensor]] = {step: [] for step in steps}
+        for row, key in enumerate(keys):
+            if config.noise == "carried":
+                self.carried_noise.begin(key.shot, key.frame, None if flow is None else flow[row : row + 1])
+            for step in steps:
+                drawn = (
+                    self.carried_noise.latent(step, shape)
+                    if config.noise == "carried"
+                    else keyed_noise(
+                        config.noise, seed=config.seed, shot=key.shot, frame=key.frame, step=step, shape=shape
+                    )
+                )
+                rows[step].append(drawn.to(start.device))
+        return {step: torch.cat(drawn) for step, drawn in rows.items()}
 
+    def _conditions(
+        self, keys: Sequence[NoiseKey], start: Tensor, picture: Tensor | None, known: Known | None
+    ) -> tuple[Condition, Condition | None]:
+        """What the model is told with the prompt and, under classifier-free guidance, without it; a row per key."""
+        checkpoint, config, prompts = self._checkpoint, self._config, self._checkpoint.prompts
+        rows = start.shape[0]
+        without, image = checkpoint.image_prompt or ((), ())
+        beside: dict[str, Any] = {
+            "scale": self._scale(rows),
+            "inpaint": self._inpaint(start, known) if checkpoint.inpainting else None,
+            "hints": () if picture is None else tuple(_each(hint, picture) for hint in checkpoint.hints),
+        }
+        painted = [self._told(self._prompt_at(key.frame), image, start) for key in keys]
+        cond = replace(Condition.stacked(painted), **beside)
+        if self.guidance_scale <= 1.0:
+            return cond, None
+        empty = prompts(config.negative_prompt, self._chunks)
+        if checkpoint.zero_empty_prompt and not config.negative_prompt:
+            empty = empty.zeros()
+        return cond, replace(self._told(empty, without, start).expanded(rows), **beside)
+
+    def _prompt_at(self, frame: int) -> Embedding:
+        this, following, share = self._prompts.at(frame)
+        encode = self._checkpoint.prompts
+        return encode(this, self._chunks).mixed(encode(following, self._chunks), share)
+
+    def _told(self, prompt: Embedding, image: tuple[Tensor, ...], start: Tensor) -> Condition:
+        """One row: the prompt, SDXL's picture size, the image prompt."""
+        if prompt.pooled is None:
+            return Condition(prompt.text, image=image)
+        height, width = self._size_px(start)
+        size = size_ids(height, width, prompt.pooled.dtype, prompt.pooled.device)
+        return Condition(prompt.text, prompt.pooled, size, image=image)
+
+    def _scale(self, rows: int) -> Tensor | None:
+        checkpoint = self._checkpoint
+        if checkpoint.scale_width is None:
+            return None
+        told = scale_embedding(self._config.guidance_scale, checkpoint.scale_width, checkpoint.dtype, checkpoint.device)
+        return told.expand(rows, -1)
+
+    def _size_px(self, latents: Tensor) -> tuple[int, int]:
+        cell = self._checkpoint.autoencoder.cell
+        return latents.shape[2] * cell, latents.shape[3] * cell
+
+    def _inpaint(self, start: Tensor, known: Known | None) -> Tensor:
+        """Mask and masked latents [N, 1 + C, h, w]."""
+        if known is None:
+            rows, (height, width) = start.shape[0], self._size_px(start)
+            known = Known(start.new_zeros(rows, 3, height, width), start.new_ones(rows, 1, height, width))
+        masked = self.encode(known.picture * (known.mask < 0.5))
+        mask = F.interpolate((known.mask >= 0.5).float(), size=start.shape[2:])
+        return torch.cat([mask, masked], dim=1).to(self._checkpoint.dtype)
+
+    def _predict(self, latents: Tensor, timestep: float, condition: Condition) -> Tensor:
+        with self._clock("unet"):
+            return self._ladder(lambda: self._in_parts(latents, timestep, condition))
+
+    def _in_parts(self, latents: Tensor, timestep: float, condition: Condition) -> Tensor:
+        rows = latents.shape[0]
+        most = self._rows or rows
+        if rows <= most:
+            return self._checkpoint.denoiser(latents, timestep, condition)
+        parts = [
+            self._checkpoint.denoiser(latents[i : i + most], timestep, condition.part(i, min(i + most, rows)))
+            for i in range(0, rows, most)
+        ]
+        return torch.cat(parts)
+
+    def _rungs(self) -> list[Rung]:
+        checkpoint = self._checkpoint
+
+        def one_row() -> bool:
+            taken, self._rows = self._rows != 1, 1
+            return taken
+
+        return [
+            Rung("one row of the batch at a time", one_row),
+            Rung("the autoencoder works in tiles", checkpoint.autoencoder.use_tiles),
+            Rung("parts of the model wait in main memory", checkpoint.offload),
+        ]
+
+
+def _each(hint: Hint, pictures: Tensor) -> Tensor:
+    """The hint of every picture [N, 3, H, W]."""
+    return torch.cat([hint(pictures[row : row + 1]) for row in range(pictures.shape[0])])

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+log = logging.getLogger("flowguide.diffusion")
+
 
 class Autoencoder:
     """One face for AutoencoderKL and AutoencoderTiny.
 
-    Latents are scaled as the denoiser expects them: z = (E(picture) − shift)·scale.
+    Latents are scaled as the denoiser expects them: z = (E(picture) − shift)·scale. Where half precision overflows
+    (NaN, which would be stored as black), the autoencoder goes on in float32 and says so once.
     """
 
     def __init__(self, vae: Any, cell: int):
@@ -22,17 +27,44 @@ class Autoencoder:
         self._scale: float = vae.config.scaling_factor
         self._shift: float = getattr(vae.config, "shift_factor", None) or 0.0
 
-    @torch.inference_mode()
+    @property
+    def network(self) -> Any:
+        """The autoencoder itself."""
+        return self._vae
+
     def encode(self, pictures: Tensor) -> Tensor:
         """Latents [N, channels, H/cell, W/cell] of `pictures` [N, 3, H, W] in [-1, 1], in the autoencoder's dtype."""
+        return self._finite(self._encode, pictures)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures float32 [N, 3, H, W] in [-1, 1] of `latents`."""
+        return self._finite(self._decode, latents).float().contiguous().clamp(-1.0, 1.0)
+
+    def use_tiles(self) -> bool:
+        """Work on one picture and one tile of it at a time from now on; False if it did already."""
+        if getattr(self._vae, "use_tiling", False):
+            return False
+        self._vae.enable_slicing()
+        self._vae.enable_tiling()
+        return True
+
+    def _finite(self, work: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
+        result = work(given)
+        if self._vae.dtype == torch.float16 and not bool(torch.isfinite(result).all()):
+            log.warning("The autoencoder overflows in float16 (black frames); it runs in float32 from now on.")
+            self._vae.to(torch.float32)
+            result = work(given)
+        return result
+
+    @torch.inference_mode()
+    def _encode(self, pictures: Tensor) -> Tensor:
         pictures = pictures.to(self._vae.device, self._vae.dtype).contiguous(memory_format=torch.channels_last)
         coded = self._vae.encode(pictures)
         latents = coded.latent_dist.mode() if hasattr(coded, "latent_dist") else coded.latents
         return (latents - self._shift) * self._scale if self._shift else latents * self._scale
 
     @torch.inference_mode()
-    def decode(self, latents: Tensor) -> Tensor:
-        """Pictures float32 [N, 3, H, W] in [-1, 1] of `latents`."""
+    def _decode(self, latents: Tensor) -> Tensor:
         latents = latents.to(self._vae.device, self._vae.dtype)
         pictures: Tensor = self._vae.decode(latents / self._scale + self._shift, return_dict=False)[0]
-        return pictures.float().contiguous().clamp_(-1.0, 1.0)
+        return pictures

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from .conditioning import Condition
 from .tables import StepTable
 
-Predict = Callable[[Tensor, float, Tensor], Tensor]
-"""(c_in·x [N, C, h, w], timestep, embeddings) -> model output [N, C, h, w]."""
+Predict = Callable[[Tensor, float, Condition], Tensor]
+"""(c_in·x [N, C, h, w], timestep, condition of N rows) -> model output [N, C, h, w]."""
 
 StepCallback = Callable[[int, float, Tensor], Tensor | None]
 """(step, timestep, x after the step) -> None, or the x to go on with."""
@@ -34,8 +35,8 @@ def sample(
     start: Tensor,
     noise: Callable[[int], Tensor],
     *,
-    cond: Tensor,
-    uncond: Tensor | None = None,
+    cond: Condition,
+    uncond: Condition | None = None,
     guidance_scale: float = 1.0,
     guide: LatentGuide | None = None,
     on_step: StepCallback | None = None,
@@ -44,25 +45,24 @@ def sample(
 
     predict: the model. table: from `tables.step_table`. start: clean latent z the run begins from.
     noise: number of the noise (0 for the start, i + 1 for step i) -> unit Gaussian like `start`.
-    cond, uncond: embeddings [1 or N, tokens, width]; without `uncond` or at scale 1 there is one model row per frame.
+    cond, uncond: 1 or N rows; without `uncond`, or at a scale of 1 and below, there is one model row per frame.
     guide: flow guidance, math: x0 ← x0 + w·(k0 − x0) after classifier-free guidance.
     """
     start = start.float()
     if len(table) == 0:
         return start
     rows = start.shape[0]
-    guided_by_text = uncond is not None and guidance_scale != 1.0
-    embeddings = cond.expand(rows, -1, -1)
-    if guided_by_text:
-        assert uncond is not None
-        embeddings = torch.cat([uncond.expand(rows, -1, -1), embeddings])
+    condition = cond.expanded(rows)
+    guided_by_text = uncond is not None and guidance_scale > 1.0
+    if uncond is not None and guided_by_text:
+        condition = Condition.stacked([uncond.expanded(rows), condition])
     x = table.s_z * start + table.s_n * noise(0)
     x0_prev: Tensor | None = None
     for step in range(len(table)):
-        model_input = (float(table.c_in[step]) * x).to(embeddings.dtype)
+        model_input = (float(table.c_in[step]) * x).to(condition.text.dtype)
         if guided_by_text:
             model_input = torch.cat([model_input, model_input])
-        output = predict(model_input, float(table.timestep[step]), embeddings).float()
+        output = predict(model_input, float(table.timestep[step]), condition).float()
         x, x0_prev = ops.guided_step(
             x,
             output[-rows:],

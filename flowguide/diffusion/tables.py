@@ -81,6 +81,13 @@ def noise_share(ratio_from: float, ratio_to: float) -> float:
     return float(np.trapezoid(g, r) / (ratio_to - ratio_from))
 
 
+def few_step_pull(count: int) -> Array:
+    """Pull per step for a model of few steps, which cannot re-harmonise afterwards: 1, 1/2, 1/4 …, and 0 at the last."""
+    pull = 0.5 ** np.arange(count, dtype=np.float64)
+    pull[-1:] = 0.0
+    return pull
+
+
 def x0_from_vp(prediction_type: str, alpha: Array, sigma: Array) -> tuple[Array, Array]:
     """P and Q of `x0 = P·x + Q·m` for a variance-preserving x = α·x0 + σ·noise."""
     if prediction_type == "epsilon":

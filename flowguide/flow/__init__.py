@@ -2,22 +2,53 @@
 
 from __future__ import annotations
 
-from ..errors import UnknownName
+from typing import Any
+
+from ..errors import UnknownName, UsageError
 from .dis import DIS
 from .farneback import Farneback
+from .files import FlowFiles
+from .onnx import OnnxFlow
 from .protocol import FlowEstimator, PairEstimator
+from .truth import TrueFlow
+from .user import UserFlow
 
-ESTIMATORS: dict[str, type[FlowEstimator]] = {"dis": DIS, "farneback": Farneback}
+ESTIMATORS: dict[str, type[PairEstimator]] = {
+    "dis": DIS,
+    "farneback": Farneback,
+    "files": FlowFiles,
+    "onnx": OnnxFlow,
+}
+"""Name -> class. What follows a colon in the name is the first argument: "dis:fast", "files:PATTERN", "onnx:PATH"."""
 
 
-def estimator(name: str, **options: object) -> FlowEstimator:
-    """The estimator of that name, made with `options`: `estimator("dis", preset="fast")`.
+def estimator(name: str, **options: Any) -> FlowEstimator:
+    """The estimator of that name, made with `options`: `estimator("dis", preset="fast")`, the same as "dis:fast".
 
-    Raises `UnknownName` with the nearest known name.
+    A name "module:function" or "file.py:function" that is not in the table is a user's own (see `UserFlow`).
+    Raises UnknownName with the nearest known name, and UsageError for options that the estimator does not take.
     """
-    if name not in ESTIMATORS:
+    known, _, argument = name.partition(":")
+    if known not in ESTIMATORS:
+        if argument:
+            return UserFlow(name, **options)
         raise UnknownName("flow estimator", name, ESTIMATORS)
-    return ESTIMATORS[name](**options)
+    arguments = (argument,) if argument else ()
+    try:
+        return ESTIMATORS[known](*arguments, **options)
+    except TypeError as error:
+        raise UsageError(f"The flow estimator {name!r} cannot be made so: {error}.") from error
 
 
-__all__ = ["DIS", "ESTIMATORS", "Farneback", "FlowEstimator", "PairEstimator", "estimator"]
+__all__ = [
+    "DIS",
+    "ESTIMATORS",
+    "Farneback",
+    "FlowEstimator",
+    "FlowFiles",
+    "OnnxFlow",
+    "PairEstimator",
+    "TrueFlow",
+    "UserFlow",
+    "estimator",
+]

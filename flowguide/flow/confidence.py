@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import ops
 from ..errors import UnknownName
 from ..types import Frame
+from .learned import learned
 
 Confidence = Callable[[Frame, Frame, Tensor, Tensor], Tensor]
 """(at, to, uv [2, H, W] from `at` to `to`, back [2, H, W] from `to` to `at`) -> float32 [H, W] in [0, 1]."""
@@ -24,7 +25,13 @@ def check(at: Frame, to: Frame, uv: Tensor, back: Tensor) -> Tensor:
     return ops.predict(there[:, :1], uv[None], back[None], here, there, mode="bilinear").confidence[0]
 
 
-CONFIDENCE: dict[str, Confidence] = {"check": check}
+def forward_backward(at: Frame, to: Frame, uv: Tensor, back: Tensor) -> Tensor:
+    """Forward-backward consistency alone, with Ruder et al.'s constants; 0 out of the frame."""
+    plain = ops.ConfidenceSettings(boundary=False, photometric=None)
+    return ops.predict(uv[None, :1], uv[None], back[None], mode="bilinear", settings=plain).confidence[0]
+
+
+CONFIDENCE: dict[str, Confidence] = {"check": check, "forward-backward": forward_backward, "learned": learned}
 
 
 def confidence_measure(measure: str | Confidence) -> Confidence:

@@ -57,19 +57,26 @@ class PairEstimator(ABC):
     def displacement(self, at: Frame, to: Frame) -> Tensor:
         """float32 [2, H, W]: where the content of `at` lies in `to`, in pixels, relative to each pixel."""
 
+    def displacements(self, at: Frame, to: Frame) -> tuple[Tensor, Tensor]:
+        """`displacement` in both directions; for estimators that find them together."""
+        return self.displacement(at, to), self.displacement(to, at)
+
     def __call__(self, at: Frame, to: Frame) -> Flow:
+        if self.confidence is not None:
+            return self._with_confidence(at, to, *self._two_ways(at, to))
         require_same_size(at, to)
-        uv = self.displacement(at, to)
-        back = None if self.confidence is None else self.displacement(to, at)
-        return self._flow(at, to, uv, back)
+        return Flow(self.displacement(at, to), at.index, to.index)
 
     def both(self, at: Frame, to: Frame) -> tuple[Flow, Flow]:
-        require_same_size(at, to)
-        uv, back = self.displacement(at, to), self.displacement(to, at)
-        return self._flow(at, to, uv, back), self._flow(to, at, back, uv)
+        uv, back = self._two_ways(at, to)
+        return self._with_confidence(at, to, uv, back), self._with_confidence(to, at, back, uv)
 
-    def _flow(self, at: Frame, to: Frame, uv: Tensor, back: Tensor | None) -> Flow:
-        measured = None if self.confidence is None or back is None else self.confidence(at, to, uv, back)
+    def _two_ways(self, at: Frame, to: Frame) -> tuple[Tensor, Tensor]:
+        require_same_size(at, to)
+        return self.displacements(at, to)
+
+    def _with_confidence(self, at: Frame, to: Frame, uv: Tensor, back: Tensor) -> Flow:
+        measured = None if self.confidence is None else self.confidence(at, to, uv, back)
         return Flow(uv, at.index, to.index, measured)
 
     def __repr__(self) -> str:

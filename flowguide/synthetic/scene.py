@@ -25,6 +25,8 @@ Pixels = npt.NDArray[np.uint8]
 
 TEXELS_PER_PIXEL = 2
 """Density of textures at zoom 1: bilinear sampling of twice the screen's density neither blurs nor aliases."""
+ROUNDING_PX = 1e-6
+"""What the matrices' arithmetic may miss a pixel centre by."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +103,10 @@ class Scene:
         top = self._topmost(layers, time_at, x, y)
         moved_x, moved_y = x.copy(), y.copy()
         for depth, layer in enumerate(layers):
-            moved = _apply(layer.place(time_to) @ np.linalg.inv(layer.place(time_at)), x, y)
+            moved = _apply(layer.place(time_to) @ _inverse(layer.place(time_at)), x, y)
             moved_x[top == depth] = moved[0][top == depth]
             moved_y[top == depth] = moved[1][top == depth]
-        inside = (moved_x >= 0) & (moved_x <= width - 1) & (moved_y >= 0) & (moved_y <= height - 1)
+        inside = _within(moved_x, width) & _within(moved_y, height)
         seen = inside & (self._topmost(layers, time_to, moved_x, moved_y) <= top)
         uv = torch.from_numpy(np.stack([moved_x - x, moved_y - y]).astype(np.float32))
         return Flow(uv, at=at, to=to), torch.from_numpy(seen)
@@ -118,7 +120,7 @@ class Scene:
         """Number of the nearest layer that covers at least half of each point; the farthest where none does."""
         top = np.zeros(x.shape, np.int64)
         for depth, layer in enumerate(layers):
-            over = _apply(np.linalg.inv(layer.place(time)), x, y)
+            over = _apply(_inverse(layer.place(time)), x, y)
             alpha = cv2.remap(
                 layer.texture[..., 3].astype(np.float32),
                 over[0].astype(np.float32),
@@ -146,14 +148,20 @@ def _render(layer: Layer, place: Array, size: tuple[int, int]) -> Pixels:
     level = int(np.clip(np.floor(np.log2(max(shrink, 1e-6) / TEXELS_PER_PIXEL) + 0.5), 0, len(layer.levels) - 1))
     factor = 2.0**level
     texels_of_level = np.array([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2], [0, 0, 1]])
-    back = np.linalg.inv(place @ texels_of_level)[:2]
+    back = _inverse(place @ texels_of_level)[:2]
     height, width = size
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return np.asarray(cv2.warpAffine(layer.levels[level], back, (width, height), flags=flags), np.uint8)
 
 
+def _within(position: Array, length: int) -> npt.NDArray[np.bool_]:
+    return (position > -ROUNDING_PX) & (position < length - 1 + ROUNDING_PX)
+
+
+def _inverse(matrix: Array) -> Array:
+    return np.asarray(np.linalg.inv(matrix), np.float64)
+
+
 def _apply(matrix: Array, x: Array, y: Array) -> tuple[Array, Array]:
-    return (
-        matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2],
-        matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2],
-    )
+    rows = [row[0] * x + row[1] * y + row[2] for row in matrix[:2].tolist()]
+    return rows[0], rows[1]

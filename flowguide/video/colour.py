@@ -7,6 +7,7 @@ levels, which its faster default does not give (it darkens by one level on avera
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +18,11 @@ from av.video.plane import VideoPlane
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
 from torch import Tensor
 
+from .hdr import to_bt709
 from .orientation import Orientation
+
+Number = TypeVar("Number", np.uint8, np.uint16)
+Planes: TypeAlias = np.ndarray[tuple[int, int, int], np.dtype[Number]]
 
 _EXACT = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 _PLANES = (1, 2, 0)
@@ -71,7 +76,10 @@ def bits_of(format_name: str) -> int:
 
 
 class ToRgb:
-    """Decoded pictures to uint8 [3, H, W] of `size` = (height, width), turned upright by `orientation`."""
+    """Decoded pictures to uint8 [3, H, W] of `size` = (height, width), turned upright by `orientation`.
+
+    High dynamic range becomes BT.709.
+    """
 
     def __init__(self, size: tuple[int, int], orientation: Orientation) -> None:
         self._orientation = orientation
@@ -79,23 +87,30 @@ class ToRgb:
         self._reformatter = VideoReformatter()
 
     def __call__(self, picture: VideoFrame) -> Tensor:
-        height, width = self._size
         colour = colour_of(picture)
-        planar = self._reformatter.reformat(
+        if colour.transfer == "sdr":
+            rgb = self._planes(picture, colour, "gbrp", np.uint8)
+        else:
+            rgb = to_bt709(self._planes(picture, colour, "gbrp16le", np.uint16), colour.transfer)
+        return torch.from_numpy(self._orientation.apply(rgb))
+
+    def _planes(self, picture: VideoFrame, colour: Colour, planar: str, dtype: type[Number]) -> Planes[Number]:
+        height, width = self._size
+        converted = self._reformatter.reformat(
             picture,
             width,
             height,
-            "gbrp",
+            planar,
             src_colorspace=_SWSCALE[colour.matrix],
             src_color_range=ColorRange.JPEG if colour.full_range else ColorRange.MPEG,
             dst_color_range=ColorRange.JPEG,
             interpolation=_interpolation((picture.height, picture.width), self._size),
             threads=1,
         )
-        rgb = np.empty((3, height, width), np.uint8)
-        for plane, channel in zip(planar.planes, _PLANES, strict=True):
-            rgb[channel] = _pixels(plane, width, height)
-        return torch.from_numpy(self._orientation.apply(rgb))
+        rgb = np.empty((3, height, width), dtype)
+        for plane, channel in zip(converted.planes, _PLANES, strict=True):
+            rgb[channel] = _pixels(plane, width, height, dtype)
+        return rgb
 
 
 class FromRgb:
@@ -116,7 +131,7 @@ class FromRgb:
         source = rgb.cpu().numpy()
         rows, columns = source.shape[1:]
         for plane, channel in zip(planar.planes, _PLANES, strict=True):
-            target = _pixels(plane, width, height)
+            target = _pixels(plane, width, height, np.uint8)
             target[:rows, :columns] = source[channel]
             target[:rows, columns:] = source[channel][:, -1:]
             target[rows:] = target[rows - 1]
@@ -147,5 +162,8 @@ def _interpolation(stored: tuple[int, int], wanted: tuple[int, int]) -> Interpol
     return (Interpolation.AREA if smaller else Interpolation.BICUBIC) | _EXACT
 
 
-def _pixels(plane: VideoPlane, width: int, height: int) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
-    return np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[:height, :width]
+def _pixels(
+    plane: VideoPlane, width: int, height: int, dtype: type[Number]
+) -> np.ndarray[tuple[int, int], np.dtype[Number]]:
+    lines = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+    return lines.view(dtype)[:height, :width]

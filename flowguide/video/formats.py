@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ class Codec:
     threads: int = 4
     even_sides: bool = True
     """Whether width and height must be even: then an odd picture is padded by repeating its last row or column."""
+    mp4_tag: str = ""
+    """The name of the codec in MP4 and MOV, where players want another than FFmpeg's choice."""
 
 
 @dataclass(frozen=True)
@@ -31,32 +34,56 @@ class Container:
     codecs: tuple[str, ...]
     """Names in CODECS; the first is the default."""
     copied_sound: frozenset[str]
-    sound_encoder: str
+    sound_encoder: str | None
+    """FFmpeg's name, or None where the file holds no sound."""
     options: Mapping[str, str] = field(default_factory=dict)
     exact_times: bool = False
-    """Whether any time base is kept, and times below 0 by an edit list; else milliseconds from 0 on."""
+    """Whether any time base is kept, and times below 0 by an edit list."""
+    units_per_second: int = 1000
+    """In what times are kept where they are not exact."""
 
+
+NUMBERED = re.compile(r"%0?\d*d")
+"""Where the number stands in the name of numbered pictures."""
 
 CODECS: Mapping[str, Codec] = {
     "h264": Codec("libx264", "yuv420p", {"crf": "18", "preset": "medium"}),
+    "hevc": Codec(
+        "libx265",
+        "yuv420p",
+        {"crf": "20", "preset": "medium", "x265-params": "log-level=error:pools=4:frame-threads=2"},
+        mp4_tag="hvc1",
+    ),
+    "av1": Codec("libsvtav1", "yuv420p10le", {"crf": "28", "preset": "8"}),
     "vp9": Codec(
         "libvpx-vp9",
         "yuv420p",
         {"crf": "24", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"},
         even_sides=False,
     ),
+    "prores": Codec("prores_ks", "yuv422p10le", {"profile": "hq", "vendor": "apl0"}),
     "ffv1": Codec("ffv1", "bgr0", {"level": "3", "slices": "4", "slicecrc": "1"}, even_sides=False),
+    "webp": Codec("libwebp_anim", "bgra", {"quality": "85", "loop": "0"}, even_sides=False),
+    "gif": Codec("gif", "pal8", even_sides=False),
+    "png": Codec("png", "rgb24", even_sides=False),
 }
 
 _MP4_SOUND = frozenset({"aac", "mp3", "ac3", "eac3", "alac"})
 _MATROSKA_SOUND = _MP4_SOUND | {"opus", "vorbis", "flac", "mp2", "dts", "pcm_s16le", "pcm_s24le"}
+_WEBM_SOUND = frozenset({"opus", "vorbis"})
+_NO_SOUND: frozenset[str] = frozenset()
 _FASTSTART = {"movflags": "+faststart"}
 
 CONTAINERS: Mapping[str, Container] = {
-    ".mp4": Container("mp4", ("h264",), _MP4_SOUND, "aac", _FASTSTART, exact_times=True),
-    ".mov": Container("mov", ("h264",), _MP4_SOUND | {"pcm_s16le", "pcm_s24le"}, "aac", _FASTSTART, exact_times=True),
-    ".mkv": Container("matroska", ("h264", "vp9", "ffv1"), _MATROSKA_SOUND, "aac"),
-    ".webm": Container("webm", ("vp9",), frozenset({"opus", "vorbis"}), "libopus"),
+    ".mp4": Container("mp4", ("h264", "hevc", "av1"), _MP4_SOUND, "aac", _FASTSTART, exact_times=True),
+    ".mov": Container(
+        "mov", ("h264", "hevc", "prores"), _MP4_SOUND | {"pcm_s16le", "pcm_s24le"}, "aac", _FASTSTART, exact_times=True
+    ),
+    ".mkv": Container("matroska", ("h264", "hevc", "av1", "vp9", "prores", "ffv1"), _MATROSKA_SOUND, "aac"),
+    ".webm": Container("webm", ("vp9", "av1"), _WEBM_SOUND, "libopus"),
+    ".webp": Container("webp", ("webp",), _NO_SOUND, None, {"loop": "0"}),
+    ".gif": Container("gif", ("gif",), _NO_SOUND, None, units_per_second=100),
+    ".png": Container("png", ("png",), _NO_SOUND, None, exact_times=True),
 }
 
 

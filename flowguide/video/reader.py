@@ -9,12 +9,12 @@ from dataclasses import replace
 from fractions import Fraction
 from types import TracebackType
 
-from av.video.frame import VideoFrame
-
 from flowguide.errors import UsageError
 from flowguide.types import ClipInfo, Frame
 
 from .colour import ToRgb
+from .filters import Timed
+from .images import open_pictures
 from .sizes import fit_size
 from .source import Source, log
 
@@ -26,13 +26,15 @@ class ClipReader:
     converted by the tagged matrix and range (untagged: BT.709 from 720 lines up, else BT.601; limited range). `pts`
     is the stream's own integer, `index` counts the frames given out.
 
-    path: a video file.
+    path: a video file, an animated GIF or WebP, or pictures: a folder, a glob ("shots/*.png") or a numbered name
+        ("shot_%06d.png"), taken in natural order; "-" is standard input, whose sound is lost.
     size: what `fit_size` understands; pictures are averaged when made smaller, bicubic when made larger.
     start_seconds, end_seconds: the part [start, end) of the clip, counted from its first frame. With a start, the
         first frame given out becomes pts 0, and sound taken from this reader moves with it.
     max_frames: stop after so many frames.
     every: give out each n-th frame only; times stay.
     video_stream: which video stream, from 0, where there are several.
+    pictures_per_second: of pictures in files, which do not say it; 24 where it is not given.
 
     Raises VideoError for what cannot be read, UsageError for a range or size that cannot be given. Damage inside the
     file raises nothing: what decodes is given out and `losses` says what was lost.
@@ -48,9 +50,10 @@ class ClipReader:
         max_frames: int | None = None,
         every: int = 1,
         video_stream: int | None = None,
+        pictures_per_second: Fraction | None = None,
     ) -> None:
         _check_selection(start_seconds, end_seconds, max_frames, every)
-        self._source = Source(path, stream=video_stream)
+        self._source = open_pictures(os.fspath(path), pictures_per_second) or Source(path, stream=video_stream)
         try:
             clip = self._source.info
             self._size = fit_size(clip.size, size)
@@ -110,7 +113,7 @@ class ClipReader:
         return self._first_pts + -((-exact.numerator) // exact.denominator)
 
     def _open_at(self, start_seconds: float) -> None:
-        self._pictures: Iterator[tuple[int, VideoFrame]] = self._source.pictures_from(self._pts_at(start_seconds))
+        self._pictures: Iterator[Timed] = self._source.pictures_from(self._pts_at(start_seconds))
         first = next(self._pictures, None)
         if first is None or self._is_past(first[0]):
             last = self._source.info.duration_seconds
@@ -149,10 +152,14 @@ def _check_selection(start: float | None, end: float | None, max_frames: int | N
         raise UsageError(f"'every' is 1 for each frame, 2 for each second frame and so on, got {every}.")
 
 
-def probe(path: str | os.PathLike[str], *, video_stream: int | None = None) -> ClipInfo:
+def probe(
+    path: str | os.PathLike[str], *, video_stream: int | None = None, pictures_per_second: Fraction | None = None
+) -> ClipInfo:
     """What is known of the clip at `path`, its first frame decoded to be sure.
 
-    Raises VideoError, in one sentence, for a missing file, no video, sound only, or no frame that decodes.
+    Takes what ClipReader takes. Raises VideoError, in one sentence, for a missing file, no video, sound only, or no
+    frame that decodes.
     """
-    with Source(path, stream=video_stream) as source:
-        return source.info
+    source = open_pictures(os.fspath(path), pictures_per_second) or Source(path, stream=video_stream)
+    source.close()
+    return source.info

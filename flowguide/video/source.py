@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
 import os
+import re
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
+from typing import TypeVar
 
 import av
 import av.error
+from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.packet import Packet
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -20,35 +25,43 @@ from flowguide.errors import UsageError, VideoError
 from flowguide.types import ClipInfo
 
 from .colour import bits_of, colour_of
+from .filters import Timed, deinterlaced
 from .orientation import UPRIGHT, orientation_of
 
 log = logging.getLogger("flowguide.video")
 
-DECODER_THREADS = 4
+AnyStream = TypeVar("AnyStream", VideoStream, AudioStream)
+
+FRAME_THREADS = min(8, os.cpu_count() or 1)
+"""Pictures decoded at once, as long as the stream is sound."""
+SLICE_THREADS = 4
 """Fixed, and within one picture: what a damaged stream decodes to must not depend on the machine."""
 LOSS_SECONDS = 0.5
 """A clip that ends this much earlier than its container says is reported as cut short."""
 PLAUSIBLE_RATE = 1000
 """Containers that do not know their frame rate say the rate of their clock."""
+MOST_ASPECT = 4
+"""Pixels wider or higher than this are a damaged header."""
+STDIN = "-"
+_MATROSKA_DURATION = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
 
 
 class Source:
-    """An opened clip. Use as a context manager.
+    """An opened clip, to be closed.
 
-    `pictures()` gives (pts, picture), pts strictly increasing integers in units of `info.time_base`; damaged packets
+    `pictures_from` gives (pts, picture), pts strictly increasing integers in units of `info.time_base`; damaged packets
     are skipped and counted in `losses`. Raises VideoError, in one sentence, for what is no readable video.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, stream: int | None = None) -> None:
         self.path = os.fspath(path)
+        self._wanted = stream
         self._count, self._damaged = 0, 0
         self._damage = self._stopped = ""
-        self._container = open_container(self.path)
+        self._open(careful=self.path == STDIN)
         try:
-            self._stream = _choose_stream(self._container, self.path, stream)
-            self._stream.thread_type = "SLICE"
-            self._stream.codec_context.thread_count = DECODER_THREADS
-            self._decoded = self._decode()
+            self._stated_frames = self._stream.frames
+            self._decoded = self._decode(None)
             first = next(self._decoded, None)
             if first is None:
                 why = self._damage or self._stopped or "its video stream is empty"
@@ -63,66 +76,87 @@ class Source:
             self._container.close()
             raise
 
-    def pictures(self) -> Iterator[tuple[int, VideoFrame]]:
-        """All pictures from the first on; to be called once, before or instead of `pictures_from`."""
-        yield self._first
-        yield from self._decoded
+    def pictures_from(self, pts: int) -> Iterator[Timed]:
+        """The pictures at or after `pts`; to be called once."""
+        found = self._sought(pts)
+        return deinterlaced(found, self.info.time_base) if self.info.interlaced else found
 
-    def pictures_from(self, pts: int) -> Iterator[tuple[int, VideoFrame]]:
-        """The pictures at or after `pts`, found by seeking to the key frame before it."""
+    def _sought(self, pts: int) -> Iterator[Timed]:
+        """The pictures at or after `pts`, found by seeking to the key frame before it, where the file allows that."""
         if pts <= self._first[0]:
-            yield from self.pictures()
-            return
-        self._container.seek(pts, stream=self._stream, backward=True)
-        self._decoded = self._decode()
-        landed = next(self._decoded, None)
-        if landed is None or landed[0] > pts:
-            self._container.seek(self._first[0], stream=self._stream, backward=True)
-            self._decoded = self._decode()
-        elif landed[0] == pts:
-            yield landed
+            yield self._first
+        elif self._seek(pts):
+            self._decoded = self._decode(pts)
+            landed = next(self._decoded, None)
+            if landed is None or landed[0] > pts:
+                self._seek(self._first[0])
+                self._decoded = self._decode(self._first[0])
+            elif landed[0] == pts:
+                yield landed
         for found, picture in self._decoded:
             if found >= pts:
                 yield found, picture
 
+    def _seek(self, pts: int) -> bool:
+        try:
+            self._container.seek(pts, stream=self._stream, backward=True)
+        except av.error.FFmpegError:
+            return False
+        return True
+
+    def _open(self, *, careful: bool) -> None:
+        """careful: decode one picture at a time, so that damage does the same on every machine."""
+        self._careful = careful
+        self._container = open_container(self.path)
+        try:
+            self._stream = _choose_stream(self._container, self.path, self._wanted)
+        except BaseException:
+            self._container.close()
+            raise
+        self._stream.thread_type = "SLICE" if careful else "AUTO"
+        self._stream.codec_context.thread_count = SLICE_THREADS if careful else FRAME_THREADS
+
     def close(self) -> None:
         self._container.close()
-
-    def __enter__(self) -> Source:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def losses(self) -> list[str]:
         """What could not be decoded so far, one phrase each; empty for a sound file read to any point."""
-        found = []
-        of_about = f" of about {self._stream.frames}" if self._stream.frames > self._count else ""
-        if self._damaged:
-            packets = "1 damaged packet was" if self._damaged == 1 else f"{self._damaged} damaged packets were"
-            found.append(f"{packets} skipped, {self._count}{of_about} frames decoded ({self._damage})")
+        of_about = f" of about {self._stated_frames}" if self._stated_frames > self._count else ""
+        skipped = f"{self._damaged} damaged packet{'s' if self._damaged > 1 else ''} skipped: {self._damage}"
+        reasons = [skipped] if self._damaged else []
         if self._stopped:
-            found.append(f"stopped after {self._count}{of_about} frames ({self._stopped})")
-        return found
+            return [f"stopped after {self._count}{of_about} frames ({'; '.join([self._stopped, *reasons])})"]
+        return [f"{self._count}{of_about} frames decoded ({skipped})"] if self._damaged else []
 
-    def _decode(self) -> Iterator[tuple[int, VideoFrame]]:
+    def _decode(self, sought: int | None) -> Iterator[Timed]:
+        """The pictures from here on, `sought` being where the last seek went. At the first damage, begin again
+        carefully and leave out what was given."""
+        given = 0
+        if not self._careful:
+            try:
+                for timed in self._decode_once():
+                    given += 1
+                    yield timed
+            except _Damage:
+                self._container.close()
+                self._open(careful=True)
+                if sought is not None:
+                    self._seek(sought)
+            else:
+                return
+        yield from itertools.islice(self._decode_once(), given, None)
+
+    def _decode_once(self) -> Iterator[Timed]:
         clock = _Clock(self._stream, self.path)
         self._count, self._damaged, self._stopped = 0, 0, ""
-        packets = self._container.demux(self._stream)
+        packets = packets_of(self._container, self._stream)
         while True:
             try:
                 packet = next(packets, None)
             except av.error.FFmpegError as error:
                 packet, self._stopped = None, _reason(error)
-            try:
-                pictures = self._stream.decode(packet) if packet is not None or self._stopped else []
-            except av.error.FFmpegError as error:
-                self._damaged, self._damage = self._damaged + 1, _reason(error)
-                pictures = []
-            for picture in pictures:
+            for picture in self._pictures_in(packet) if packet is not None or self._stopped else []:
                 self._count += 1
                 yield clock.pts_of(picture), picture
             if packet is None:
@@ -131,13 +165,38 @@ class Source:
         for loss in self.losses:
             log.warning("%s: %s.", self.path, loss)
 
+    def _pictures_in(self, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
+        """What the decoder gives for `packet`, or for None at the end; nothing where it is damaged."""
+        try:
+            pictures = self._stream.decode(packet)
+        except av.error.EOFError:
+            return []
+        except av.error.FFmpegError as error:
+            if not self._careful:
+                raise _Damage from error
+            self._damaged, self._damage = self._damaged + 1, _reason(error)
+            return []
+        if not self._careful and any(picture.is_corrupt for picture in pictures):
+            raise _Damage
+        return pictures
+
     def _note_early_end(self, seconds: float) -> None:
-        stream = self._stream
-        if self._stopped or not self._count or stream.duration is None or stream.time_base is None:
-            return
-        missing = float((stream.duration + (stream.start_time or 0)) * stream.time_base) - seconds
-        if missing > LOSS_SECONDS:
-            self._stopped = f"it ends {missing:.1f} s before its stated end"
+        stated = self._stated_end()
+        if not self._stopped and self._count and stated is not None and stated - seconds > LOSS_SECONDS:
+            self._stopped = f"it ends {stated - seconds:.1f} s before its stated end"
+
+    def _stated_end(self) -> float | None:
+        """Seconds at which the pictures end by the container's word; less some where the word is about sound too."""
+        stream, container = self._stream, self._container
+        if stream.duration is not None and stream.time_base is not None:
+            return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
+        tagged = _MATROSKA_DURATION.match(stream.metadata.get("DURATION", ""))
+        if tagged:
+            return 3600 * int(tagged[1]) + 60 * int(tagged[2]) + float(tagged[3])
+        if container.duration is not None:
+            seconds_in_all = container.duration / av.time_base
+            return seconds_in_all if not container.streams.audio else 0.95 * seconds_in_all - 2
+        return None
 
     def _describe(self, pts: int, picture: VideoFrame) -> ClipInfo:
         stream, container = self._stream, self._container
@@ -173,13 +232,11 @@ class Source:
         if not colour.understood:
             log.warning("%s: colour matrix %d is not known; read as %s.", self.path, picture.colorspace, colour.matrix)
         if colour.transfer != "sdr":
-            log.warning(
-                "%s: high dynamic range (%s) is read without tone mapping; colours will look flat.",
-                self.path,
-                colour.transfer.upper(),
-            )
+            log.warning("%s: high dynamic range (%s) is mapped to BT.709.", self.path, colour.transfer.upper())
         if orientation_of(picture) is None:
             log.warning("%s: its display matrix is no quarter turn; shown as stored.", self.path)
+        if picture.interlaced_frame:
+            log.warning("%s: pictures are interlaced; fields are made whole, one picture for each two.", self.path)
         if self.square_size != self.stored_size:
             log.warning(
                 "%s: pixels are not square; width resized from %d to %d.",
@@ -187,6 +244,10 @@ class Source:
                 self.stored_size[1],
                 self.square_size[1],
             )
+
+
+class _Damage(Exception):
+    """The stream is not sound; it should be decoded carefully."""
 
 
 class _Clock:
@@ -221,18 +282,40 @@ class _Clock:
 
 
 def open_container(path: str) -> InputContainer:
-    """Open `path` for reading. Raises VideoError with one sentence where it is no media file."""
+    """Open `path`, or standard input for "-". Raises VideoError with one sentence where it is no media file."""
     where = Path(path)
-    if where.is_dir():
-        raise VideoError(f"{path} is a folder; name a video file in it.")
-    if not where.exists():
+    if path != STDIN and not where.exists():
         raise VideoError(f"{path} does not exist; check the name of the input.")
     try:
-        return av.open(f"file:{path}", mode="r", metadata_errors="replace")
+        return av.open("pipe:0" if path == STDIN else f"file:{path}", mode="r", metadata_errors="replace")
     except av.error.FFmpegError as error:
-        raise VideoError(f"{path} cannot be read as a video ({_reason(error)}).") from error
+        raise VideoError(f"{path} cannot be read as a video ({_why_unreadable(where, error)}).") from error
     except OSError as error:
         raise VideoError(f"{path} cannot be opened ({error.strerror or error}).") from error
+
+
+def packets_of(container: InputContainer, stream: AnyStream) -> Iterator[Packet[AnyStream]]:
+    """The packets of one stream, also where others begin in the middle of the file, which PyAV cannot name."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except IndexError:
+            packets = container.demux(stream)
+            continue
+        if packet is None:
+            return
+        yield packet
+
+
+def _why_unreadable(path: Path, error: av.error.FFmpegError) -> str:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        beginning = file.read(12)
+        if not beginning:
+            return "the file is empty"
+        if beginning[4:8] == b"ftyp":
+            return "it begins as MP4 but has no index, as when a recording or a copy was cut off; get a whole copy"
+    return _reason(error)
 
 
 def time_base_of(stream: VideoStream, picture: VideoFrame) -> Fraction:
@@ -242,8 +325,8 @@ def time_base_of(stream: VideoStream, picture: VideoFrame) -> Fraction:
 
 
 def _square(stored: tuple[int, int], aspect: Fraction | None) -> tuple[int, int]:
-    """(height, width) of the same picture with square pixels; an aspect within 1 % of 1 is left alone."""
-    if not aspect or abs(aspect - 1) < Fraction(1, 100):
+    """(height, width) of the same picture with square pixels; an aspect within 1 % of 1, or absurd, is left alone."""
+    if not aspect or abs(aspect - 1) < Fraction(1, 100) or not 1 / MOST_ASPECT <= aspect <= MOST_ASPECT:
         return stored
     return stored[0], max(2, 2 * round(stored[1] * aspect / 2))
 

@@ -1,0 +1,243 @@
+"""What do the operations cost, beside the best alternatives at hand, in one run?
+
+    python benchmarks/ops.py                      CPU: cv2.remap, swscale (PyAV), the eager torch reference
+    python benchmarks/ops.py --device cuda        GPU: eager torch, torch.compile, the device's copy bandwidth
+
+All contestants of a case take turns, so that a busy machine slows them alike. Times are milliseconds: the median, the
+10th and 90th percentile, the least; `times_faster` is the contestant's median divided by the operation's. `bytes` is
+the least that must move, every input read and every output written once; for the eager reference every tensor that
+an operator reads or writes is counted. `faults` are page faults per call, 0 when nothing is allocated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from results import write_result
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from flowguide import ops
+
+Call = Callable[[], Any]
+SIZES = {"512x512": (512, 512), "1920x1080": (1080, 1920)}
+
+
+class Traffic(TorchDispatchMode):
+    """Counts what every operator reads and writes, and the operators that do; views are free."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+        self.kernels = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        touched = list(tensors((args, kwargs, result)))
+        if not func.is_view and func._schema.name not in ("aten::empty", "aten::detach"):
+            self.bytes += sum(t.numel() * t.element_size() for t in touched)
+            self.kernels += 1
+        return result
+
+
+def tensors(value: Any) -> Iterable[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from tensors(entry)
+    elif isinstance(value, dict):
+        yield from tensors(list(value.values()))
+
+
+def smooth_flow(n: int, height: int, width: int, device: str, size_px: float = 4.0) -> Tensor:
+    coarse = torch.randn(n, 2, height // 32 + 2, width // 32 + 2, generator=torch.Generator().manual_seed(1))
+    field = torch.nn.functional.interpolate(coarse * size_px / 2, (height, width), mode="bicubic")
+    return (field + size_px).contiguous().to(device)
+
+
+def cases(height: int, width: int, n: int, device: str, dtype: torch.dtype) -> dict[str, dict[str, Any]]:
+    """operation and variant -> the operation's name and arguments."""
+
+    def picture(*shape: int) -> Tensor:
+        return (torch.rand(shape) * 2 - 1).to(device, dtype)
+
+    image, source = picture(n, 3, height, width), picture(n, 3, height, width)
+    flow = smooth_flow(n, height, width, device)
+    confidence = (torch.rand(n, height, width) > 0.2).float().to(device)
+    rows, columns = height // 8, width // 8
+    latents = [torch.randn(n, 4, rows, columns).to(device, dtype) for _ in range(4)]
+    weight = torch.rand(n, rows, columns).to(device)
+    noise = [torch.randn(n, 4, rows * 8, columns * 8).to(device) for _ in range(2)]
+    rgb = torch.randint(0, 256, (n, 3, height, width), dtype=torch.uint8).to(device)
+    luma = torch.randint(16, 236, (n, height, width), dtype=torch.uint8).to(device)
+    chroma = torch.randint(16, 240, (n, height // 2, width // 2, 2), dtype=torch.uint8).to(device)
+    row = torch.tensor([[1.4, -1.0, 0.8, 0.2, 0, 0, 0.7, 2.0, 0]] * n, dtype=torch.float64)
+    step = {"x": latents[0], "model_output": latents[1], "model_output_uncond": latents[2], "k0": latents[3]}
+    both = {"source_at": source, "source_to": source}
+    return {
+        "warp bilinear": {"name": "warp", "image": image, "flow": flow},
+        "warp bicubic": {"name": "warp", "image": image, "flow": flow, "mode": "bicubic"},
+        "predict": {"name": "predict", "reference": image, "flow": flow, "flow_back": -flow},
+        "predict with sources": {"name": "predict", "reference": image, "flow": flow, "flow_back": -flow, **both},
+        "compose": {"name": "compose", "flow_ab": flow, "flow_bc": flow},
+        "composite of 3": {
+            "name": "composite",
+            "priors": torch.stack([image] * 3, 1),
+            "confidences": torch.stack([confidence] * 3, 1),
+        },
+        "fill": {"name": "fill", "prior": image, "confidence": confidence},
+        "guided_step": {"name": "guided_step", "coefficients": row, "weight": weight, **step},
+        "carry_noise": {"name": "carry_noise", "noise": noise[0], "flow": flow, "fresh": noise[1]},
+        "paste": {"name": "paste", "generated": image, "prior": source, "confidence": confidence},
+        "paste multiband": {
+            **{"name": "paste", "generated": image, "prior": source, "confidence": confidence, "rule": "multiband"}
+        },
+        "to_model rgb": {"name": "to_model", "surface": rgb, "dtype": dtype},
+        "to_model nv12": {"name": "to_model", "surface": luma, "chroma": chroma, "dtype": dtype},
+        "from_model rgb": {"name": "from_model", "image": image},
+        "from_model nv12": {"name": "from_model", "image": image, "layout": "nv12"},
+    }
+
+
+def contestants(case: str, arguments: dict[str, Any]) -> dict[str, Call]:
+    """What else does this on the CPU: OpenCV for warps, swscale for colour."""
+    import av
+    import cv2
+    import numpy as np
+
+    if case.startswith(("warp", "predict")):
+        flow = arguments["flow"][0]
+        height, width = flow.shape[1:]
+        picture = (
+            arguments["image" if case.startswith("warp") else "reference"][0].permute(1, 2, 0).contiguous().numpy()
+        )
+        map_x, map_y = (torch.arange(width) + flow[0]).numpy(), (torch.arange(height)[:, None] + flow[1]).numpy()
+        target, border = np.empty_like(picture), cv2.BORDER_REPLICATE
+        made = {"cv2.remap linear": lambda: cv2.remap(picture, map_x, map_y, cv2.INTER_LINEAR, target, border)}
+        if "bicubic" in case:
+            made["cv2.remap cubic"] = lambda: cv2.remap(picture, map_x, map_y, cv2.INTER_CUBIC, target, border)
+        return made
+    if case.startswith(("to_model", "from_model")):
+        height, width = (arguments.get("surface", arguments.get("image"))).shape[-2:]
+        there = case.startswith("to_model")
+        format_ = "nv12" if there else "rgb24"
+        shape = (height * 3 // 2, width) if there else (height, width, 3)
+        frame = av.VideoFrame.from_ndarray(np.random.randint(16, 235, shape, dtype=np.uint8), format=format_)
+        reformatter = av.video.reformatter.VideoReformatter()
+        target_format = "rgb24" if there else "nv12"
+        return {f"swscale {format_} to {target_format}": lambda: reformatter.reformat(frame, format=target_format)}
+    return {}
+
+
+def timed(calls: dict[str, Call], seconds: float, wait: Callable[[], None]) -> dict[str, list[float]]:
+    """Milliseconds of each call; they take turns until the time is up."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+        call()
+    wait()
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(next(iter(taken.values()))) < 7:
+        for name, call in calls.items():
+            began = time.perf_counter()
+            call()
+            wait()
+            taken[name].append(1000 * (time.perf_counter() - began))
+    return taken
+
+
+def summary(milliseconds: list[float]) -> dict[str, float]:
+    ordered = sorted(milliseconds)
+
+    def at(share: float) -> float:
+        return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
+
+    return {"median": at(0.5), "p10": at(0.1), "p90": at(0.9), "least": ordered[0], "runs": len(ordered)}
+
+
+def page_faults(call: Call, repeats: int = 20) -> float:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(repeats):
+        call()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / repeats
+
+
+def measured(case: str, size: str, arguments: dict[str, Any], device: str, seconds: float) -> dict[str, Any]:
+    """One row of the result."""
+    arguments = dict(arguments)
+    name = arguments.pop("name")
+    operation = getattr(ops, name)
+    taken = ops.resolve(name, device)
+    out = operation(**arguments)
+    calls: dict[str, Call] = {"operation": lambda: operation(**arguments, out=out)}
+    with ops.use("reference"), Traffic() as traffic:
+        operation(**arguments)
+    eager = lambda: operation(**arguments, implementation="reference")  # noqa: E731
+    calls["eager torch"] = eager
+    if device == "cpu":
+        calls |= contestants(case, arguments)
+    elif name != "carry_noise":
+        compiled = torch.compile(lambda: operation(**arguments, implementation="reference"), mode="reduce-overhead")
+        calls["torch.compile"] = compiled
+    taken_ms = timed(calls, seconds, torch.cuda.synchronize if device == "cuda" else lambda: None)
+    least_bytes = sum(t.numel() * t.element_size() for t in tensors([list(arguments.values()), out]))
+    own = summary(taken_ms.pop("operation"))
+    row = {
+        **{"operation": name, "case": case, "size": size, "implementation": taken, "ms": own, "bytes": least_bytes},
+        "gigabytes_per_second": least_bytes / own["median"] / 1e6,
+        **{"eager_bytes": traffic.bytes, "eager_kernels": traffic.kernels},
+        "against": {
+            other: summary(times) | {"times_faster": summary(times)["median"] / own["median"]}
+            for other, times in taken_ms.items()
+        },
+    }
+    if device == "cpu":
+        row["faults"] = page_faults(calls["operation"])
+    ratios = ", ".join(f"{other} {value['times_faster']:.2f}x" for other, value in row["against"].items())
+    print(f"{size:10s} {case:22s} {taken:9s} {own['median']:9.3f} ms   {ratios}", flush=True)
+    return row
+
+
+def copy_bandwidth(device: str) -> float:
+    """Gigabytes per second of a plain copy of 512 MB, read and write counted."""
+    source = torch.empty(2**27, dtype=torch.float32, device=device)
+    target = torch.empty_like(source)
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    taken = timed({"copy": lambda: target.copy_(source)}, 1.0, wait)["copy"]
+    return 2 * source.numel() * 4 / min(taken) / 1e6
+
+
+def run(device: str, dtype: torch.dtype, batch: int, seconds: float, sizes: dict[str, tuple[int, int]]) -> list[Any]:
+    rows = []
+    for size, (height, width) in sizes.items():
+        for case, arguments in cases(height, width, batch, device, dtype).items():
+            rows.append(measured(case, size, arguments, device, seconds))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=4.0, help="per case")
+    parser.add_argument("--out", type=Path)
+    chosen = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(chosen.threads)
+    if chosen.device == "cpu":
+        import cv2
+
+        cv2.setNumThreads(chosen.threads)
+    rows = run(chosen.device, torch.float32, 1, chosen.seconds, SIZES)
+    write_result(chosen.out or Path(f"benchmarks/results/ops-{chosen.device}.json"), rows)
+
+
+if __name__ == "__main__":
+    main()

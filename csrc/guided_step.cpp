@@ -1,0 +1,62 @@
+// CFG, x0, clip, erosion of the weight, guidance and the sampler's step in one pass over memory, on the CPU.
+#include "guided_step.h"
+
+#include "half.h"
+#include "operations.h"
+#include "parallel.h"
+
+namespace flowguide::FG_ISA {
+namespace {
+
+constexpr int64_t kWorthThreads = 1 << 16;  // elements; below it waking a thread costs more than it saves
+
+vfloat guidance_weight(const GuidedStepArguments& a, const Step& step, int64_t n, int64_t x, int64_t y) {
+  if (!a.weight) return vfloat{};
+  const float* plane = a.weight + n * a.height * a.width;
+  if (!a.erode) return step.share * clamp01(load(plane + y * a.width + x, a.width - x));
+  vfloat least = splat(1.0f);
+  for (int64_t line = larger(y - 1, 0); line <= smaller(y + 1, a.height - 1); ++line) {
+    for (int64_t shift = -1; shift <= 1; ++shift) {
+      least = minimum(least, clamp01(load_clamped(plane + line * a.width, x + shift, a.width)));
+    }
+  }
+  return step.share * least;
+}
+
+template <class T>
+void step_line(const GuidedStepArguments& a, int64_t n, int64_t y) {
+  const Step& step = reinterpret_cast<const Step*>(a.coefficients)[n];
+  const auto read = [&](const void* tensor, int64_t at, int64_t count) {
+    return tensor ? load(static_cast<const T*>(tensor) + at, count) : vfloat{};
+  };
+  for (int64_t x = 0; x < a.width; x += kLanes) {
+    const int64_t count = a.width - x;
+    const vfloat w = guidance_weight(a, step, n, x, y);
+    for (int64_t channel = 0; channel < a.channels; ++channel) {
+      const int64_t at = ((n * a.channels + channel) * a.height + y) * a.width + x;
+      const vfloat here = read(a.x, at, count);
+      vfloat m = read(a.model_output, at, count);
+      if (a.model_output_uncond) {
+        const vfloat uncond = read(a.model_output_uncond, at, count);
+        m = uncond + step.guidance_scale * (m - uncond);
+      }
+      vfloat x0 = predicted_x0(here, m, step);
+      if (a.weight) x0 = guided_x0(x0, read(a.k0, at, count), w);
+      vfloat next = step.a * here + step.b * x0;
+      if (a.x0_prev && step.c != 0.0f) next += step.c * read(a.x0_prev, at, count);
+      if (a.noise && step.d != 0.0f) next += step.d * read(a.noise, at, count);
+      store(static_cast<T*>(a.x_next) + at, next, count);
+      store(static_cast<T*>(a.x0) + at, x0, count);
+    }
+  }
+}
+
+}  // namespace
+
+void guided_step(const GuidedStepArguments& a, int threads) {
+  const auto line = a.storage == kFloat16 ? step_line<Half> : a.storage == kBFloat16 ? step_line<BFloat> : step_line<float>;
+  const bool large = a.rows * a.channels * a.height * a.width >= kWorthThreads;
+  parallel_for(a.rows * a.height, large ? threads : 1, [&](int64_t i) { line(a, i / a.height, i % a.height); });
+}
+
+}  // namespace flowguide::FG_ISA

@@ -1,0 +1,40 @@
+// One axis of a resize: which source elements make an output element, and with what weight. CPU only.
+#pragma once
+#include "scratch.h"
+
+namespace flowguide::FG_ISA {
+
+// A triangle as wide as the scale when shrinking, linear interpolation when growing (resize_matrix of the reference).
+struct Axis {
+  int64_t taps;
+  const float* first;   // [to], whole numbers
+  const float* weight;  // [to, taps], each row sums to 1
+
+  static int64_t taps_for(int64_t length, int64_t to) {
+    return smaller(length, 2 * larger((length + to - 1) / to, 1) + 1);
+  }
+
+  static int64_t floats_for(int64_t length, int64_t to) { return to * (1 + taps_for(length, to)); }
+
+  static Axis make(int64_t length, int64_t to, float* memory) {
+    const int64_t taps = taps_for(length, to);
+    const double scale = double(length) / double(to), support = scale > 1.0 ? scale : 1.0;
+    float* weight = memory + to;
+    for (int64_t i = 0; i < to; ++i) {
+      const double centre = (double(i) + 0.5) * scale - 0.5;
+      const int64_t first = smaller(larger(int64_t(std::floor(centre - support)) + 1, 0), length - taps);
+      double sum = 0.0;
+      for (int pass = 0; pass < 2; ++pass) {
+        for (int64_t k = 0; k < taps; ++k) {
+          const double w = 1.0 - std::fabs(double(first + k) - centre) / support;
+          if (pass == 0) sum += w > 0.0 ? w : 0.0;
+          if (pass == 1) weight[i * taps + k] = float((w > 0.0 ? w : 0.0) / sum);
+        }
+      }
+      memory[i] = float(first);
+    }
+    return {taps, memory, weight};
+  }
+};
+
+}  // namespace flowguide::FG_ISA

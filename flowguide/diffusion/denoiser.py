@@ -1,0 +1,74 @@
+"""The network as a function: latents, timestep and condition in, the model's output out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .conditioning import Condition
+
+
+@dataclass(frozen=True)
+class Control:
+    """A ControlNet and how much of it is heard."""
+
+    network: Any
+    scale: float = 1.0
+
+
+class Denoiser:
+    """The UNet with what is plugged into it. Calls are (latents, timestep, condition) -> output [N, C, h, w]."""
+
+    def __init__(self, unet: Any, controls: tuple[Control, ...] = ()):
+        self.unet = unet
+        self.controls = controls
+
+    @torch.inference_mode()
+    def __call__(self, latents: Tensor, timestep: float, condition: Condition) -> Tensor:
+        """latents: scaled input [N, C, h, w]; condition: N rows. Returns ε, v, x0 or u, as the checkpoint predicts."""
+        seen: dict[str, Any] = {}
+        if condition.pooled is not None:
+            seen |= {"text_embeds": condition.pooled, "time_ids": condition.size}
+        if condition.image:
+            seen["image_embeds"] = list(condition.image)
+        down, middle = self._control(latents, timestep, condition, seen)
+        if condition.inpaint is not None:
+            latents = torch.cat([latents, condition.inpaint], dim=1)
+        output: Tensor = self.unet(
+            latents,
+            timestep,
+            encoder_hidden_states=condition.text,
+            timestep_cond=condition.scale,
+            added_cond_kwargs=seen or None,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=middle,
+            return_dict=False,
+        )[0]
+        return output
+
+    def _control(
+        self, latents: Tensor, timestep: float, condition: Condition, seen: dict[str, Any]
+    ) -> tuple[tuple[Tensor, ...] | None, Tensor | None]:
+        """The sum of what the ControlNets add to the UNet's skip connections and to its middle."""
+        down: tuple[Tensor, ...] | None = None
+        middle: Tensor | None = None
+        told = {key: value for key, value in seen.items() if key != "image_embeds"}
+        for control, hint in zip(self.controls, condition.hints, strict=True):
+            more_down, more_middle = control.network(
+                latents,
+                timestep,
+                encoder_hidden_states=condition.text,
+                controlnet_cond=hint.to(latents.dtype),
+                conditioning_scale=control.scale,
+                added_cond_kwargs=told or None,
+                return_dict=False,
+            )
+            if down is None or middle is None:
+                down, middle = tuple(more_down), more_middle
+            else:
+                down = tuple(a + b for a, b in zip(down, more_down, strict=True))
+                middle = middle + more_middle
+        return down, middle

@@ -1,0 +1,105 @@
+"""`python -m flowguide.training`: train, export and measure the bundled model."""
+
+from pathlib import Path
+
+from cyclopts import App
+
+app = App(name="flowguide.training", help="Train, export and measure the bundled model, painter.")
+
+
+@app.command
+def train(
+    *,
+    data: Path,
+    work: Path,
+    minutes: float = float("inf"),
+    resume: bool = False,
+    steps: int | None = None,
+    compiled: bool = False,
+    processes: int = 1,
+) -> None:
+    """Train for some minutes; the same command goes on where it stopped.
+
+    Parameters
+    ----------
+    data: Folder with photos/, paintings/ and clips/.
+    work: Folder for squares (5 GB), checkpoints, logs and the exported model.
+    minutes: Stop after this time.
+    resume: Begin from the bundled weights where the work folder has no checkpoint.
+    steps: Denoiser steps of the whole training; the learning rate falls over the last 40 % of them.
+    compiled: Compile the UNet (a C++ compiler is needed on the CPU; about 1.4 times faster).
+    processes: Processes that render the training squares.
+    """
+    from .run import TrainingSettings, train_painter
+
+    changes = {"processes": processes} | ({"denoiser_steps": steps} if steps else {})
+    if compiled:
+        changes["compiled"] = True
+    done = train_painter(data, work, minutes, resume=resume, settings=TrainingSettings.for_this_machine(**changes))
+    print("training complete" if done else "stopped; the same command goes on from here")
+
+
+@app.command
+def export(*, work: Path, to: Path) -> None:
+    """Write the model folder from the last checkpoints, also while a training runs.
+
+    Parameters
+    ----------
+    work: Folder of the training.
+    to: Model folder to write or replace; its README.md stays.
+    """
+    from .export import export_checkpoint
+
+    export_checkpoint(work, to)
+
+
+@app.command
+def measure(*, data: Path, work: Path, model: Path | None = None, to: Path = Path("painter-quality.json")) -> None:
+    """Measure a model folder on the held-out clips and write the numbers as JSON.
+
+    Parameters
+    ----------
+    data: Folder with clips/.
+    work: Folder of the training, whose squares train the style classifier.
+    model: Model folder; the bundled one by default.
+    to: JSON file to write.
+    """
+    from .quality import measure_painter
+    from .run import BUNDLED
+
+    measure_painter(model or BUNDLED, data, work, to)
+
+
+@app.command
+def plot(*, work: Path, to: Path = Path("painter-losses.png")) -> None:
+    """Draw the logged losses of both networks.
+
+    Parameters
+    ----------
+    work: Folder of the training.
+    to: Picture to write.
+    """
+    from .plot import plot_losses
+
+    plot_losses(work, to)
+
+
+@app.command
+def sheet(*, data: Path, model: Path | None = None, to: Path = Path("painter.jpg"), size: int = 384) -> None:
+    """Draw a contact sheet of held-out frames.
+
+    Parameters
+    ----------
+    data: Folder with clips/.
+    model: Model folder; the bundled one by default.
+    to: JPEG to write.
+    size: Side of each picture in pixels.
+    """
+    from .run import BUNDLED
+    from .sheet import contact_sheet
+
+    contact_sheet(model or BUNDLED, data, to, size)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,77 @@
+"""The trained networks as a stock diffusers folder in fp16, and back."""
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderTiny, StableDiffusionImg2ImgPipeline, UNet2DConditionModel
+from safetensors.torch import load_file
+
+from .denoiser import Painter
+from .paths import build_scheduler
+from .tokenizer import build_tokenizer, save_tokenizer
+
+
+def export_painter(autoencoder: AutoencoderTiny, painter: Painter, folder: Path) -> None:
+    """Write the pipeline folder (fp16, about 11 MB), replacing an older one only when the new one is whole.
+
+    A model card (README.md) that lies in the folder stays. The networks are left as they are, in float32.
+    """
+    pipeline = StableDiffusionImg2ImgPipeline(
+        vae=_copy(autoencoder),
+        text_encoder=_copy(painter.text_encoder),
+        tokenizer=build_tokenizer(),
+        unet=_copy(painter.unet),
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    pipeline.save_pretrained(unfinished)
+    save_tokenizer(unfinished / "tokenizer")
+    replace_folder(unfinished, folder)
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Put a folder in the place of another; the old one's README.md is kept."""
+    if folder.exists():
+        card = folder / "README.md"
+        if card.exists():
+            shutil.copy(card, new / card.name)
+        old = folder.with_name(f"{folder.name}.{os.getpid()}.old")
+        folder.rename(old)
+        new.rename(folder)
+        shutil.rmtree(old)
+    else:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        new.rename(folder)
+
+
+def load_weights(painter: Painter, folder: Path) -> None:
+    """Load UNet and text encoder of an exported folder into a painter, in float32."""
+    for part, name in ((painter.unet, "unet/diffusion_pytorch_model"), (painter.text_encoder, "text_encoder/model")):
+        weights = load_file(folder / f"{name}.safetensors")
+        part.load_state_dict({key: value.float() for key, value in weights.items()})
+
+
+def _copy(network: torch.nn.Module) -> torch.nn.Module:
+    """The network in fp16, as a new object with contiguous weights."""
+    weights = {name: value.detach().half().contiguous() for name, value in network.state_dict().items()}
+    if isinstance(network, (AutoencoderTiny, UNet2DConditionModel)):
+        twin = type(network).from_config(network.config)
+    else:
+        twin = type(network)(network.config)
+    twin = twin.half()
+    twin.load_state_dict(weights)
+    return twin
+
+
+def export_checkpoint(work: Path, folder: Path) -> int:
+    """Export the averaged weights of the denoiser's last checkpoint; returns its step. Safe while a training runs."""
+    state = torch.load(work / "denoiser" / "checkpoint.pt", map_location="cpu", weights_only=True)
+    painter = Painter()
+    painter.load_state_dict(state["model"] | state["averaged"])
+    export_painter(AutoencoderTiny.from_pretrained(work / "vae"), painter, folder)
+    return state["step"]

@@ -1,0 +1,276 @@
+"""What a ClipWriter writes with: a stream of one of FFmpeg's codecs, a GIF, or numbered pictures.
+
+Each takes RGB pictures with times and writes under a temporary name; `publish` gives the final name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Protocol
+
+import av
+import av.error
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from PIL import Image
+from torch import Tensor
+
+from flowguide.errors import UsageError, VideoError
+
+from .colour import FromRgb
+from .filters import filtered
+from .formats import CODECS, CONTAINERS, Codec, Container
+from .sound import Sound
+from .source import log
+
+SOUND_AHEAD = Fraction(1, 2)
+"""Seconds by which sound is written ahead of the pictures, so that the muxer holds neither back for long."""
+MILLISECOND = Fraction(1, 1000)
+UNITS_OF_GIF, SHORTEST_DELAY = 100, 2
+"""Per second, and in these units."""
+
+
+class Encoder(Protocol):
+    def write(self, rgb: Tensor, pts: int) -> None:
+        """Encode uint8 [3, H, W]; pts increase and are in units of the time base."""
+
+    def add_sound(self, path: str, start: Fraction, *, ends_with_pictures: bool) -> None:
+        """Take the sound of `path`, whose second `start` is 0 here; to be called before the first picture."""
+
+    def finish(self) -> None:
+        """Write what is still held and close."""
+
+    def publish(self) -> None:
+        """Give what was written its final name."""
+
+    def abandon(self) -> None:
+        """Close and remove what was written; may be called at any time."""
+
+
+class StreamEncoder:
+    """One file of one codec, with sound."""
+
+    def __init__(
+        self,
+        path: Path,
+        kind: Container,
+        codec: Codec,
+        *,
+        size: tuple[int, int],
+        time_base: Fraction,
+        frame_rate: Fraction,
+        metadata: Mapping[str, str],
+    ) -> None:
+        self._path, self._kind, self._codec = path, kind, codec
+        self._time_base, self._frame_rate = time_base, frame_rate
+        self._sound: Sound | None = None
+        self._sound_ahead = SOUND_AHEAD
+        self._last_pts = 0
+        self._unfinished = unfinished_name(path)
+        _create(self._unfinished, path)
+        try:
+            with explained(path):
+                options = {**kind.options, **_exact_times(kind, time_base)}
+                self._output = av.open(f"file:{self._unfinished}", "w", format=kind.format, options=options)
+                self._output.metadata.update(metadata)
+                self._stream = self._opened_stream(size)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _opened_stream(self, size: tuple[int, int]) -> VideoStream:
+        codec = self._codec
+        stream = self._output.add_stream(codec.encoder, rate=self._frame_rate, options=dict(codec.options))
+        if not isinstance(stream, VideoStream):
+            raise UsageError(f"{codec.encoder!r} is no encoder of pictures.")
+        height, width = (side + side % 2 for side in size) if codec.even_sides else size
+        if (height, width) != size:
+            log.warning("%s: %dx%d is padded to %dx%d, because this codec needs even sides.",
+                        self._path, size[1], size[0], width, height)  # fmt: skip
+        stream.height, stream.width = height, width
+        stream.pix_fmt = codec.pixel_format
+        stream.time_base = stream.codec_context.time_base = self._time_base
+        stream.thread_type, stream.thread_count = "FRAME", codec.threads
+        if codec.mp4_tag and self._kind.exact_times:
+            stream.codec_context.codec_tag = codec.mp4_tag
+        self._from_rgb = FromRgb((height, width), codec.pixel_format)
+        self._from_rgb.tag(stream.codec_context)
+        stream.codec_context.open()
+        return stream
+
+    def add_sound(self, path: str, start: Fraction, *, ends_with_pictures: bool) -> None:
+        self._sound = Sound(path, start, self._output, self._kind)
+        if ends_with_pictures:
+            self._sound_ahead = Fraction(0)
+
+    def write(self, rgb: Tensor, pts: int) -> None:
+        picture = self._from_rgb(rgb)
+        picture.pts, picture.time_base = pts, self._time_base
+        self._last_pts = pts
+        with explained(self._path):
+            self._output.mux(self._stream.encode(picture))
+            if self._sound:
+                self._sound.write_until(pts * self._time_base + self._sound_ahead)
+
+    def finish(self) -> None:
+        with explained(self._path):
+            self._output.mux(self._stream.encode(None))
+            if self._sound:
+                end = None if self._sound_ahead else self._last_pts * self._time_base + 1 / self._frame_rate
+                self._sound.write_until(end)
+                self._sound.close()
+            self._output.close()
+
+    def publish(self) -> None:
+        with explained(self._path):
+            _replace(self._unfinished, self._path)
+
+    def abandon(self) -> None:
+        for part in (self._sound, getattr(self, "_output", None)):
+            if part is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    part.close()
+        self._unfinished.unlink(missing_ok=True)
+
+
+class GifEncoder:
+    """A GIF with one palette for all its frames and an ordered dither, so that what stands still does not flicker.
+
+    The palette is known only when all pictures are: they wait on disk, compressed without loss. Times are kept in
+    hundredths of a second, each rounded on its own, so that they do not drift; pictures that come too fast for
+    browsers, which slow them down, are left out.
+    """
+
+    def __init__(self, path: Path, *, size: tuple[int, int], time_base: Fraction) -> None:
+        self._path, self._time_base = path, time_base
+        self._pts: list[int] = []
+        self._unfinished = unfinished_name(path)
+        _create(self._unfinished, path)
+        self._waiting = self._unfinished.with_suffix(".frames")
+        try:
+            self._store = StreamEncoder(
+                self._waiting,
+                CONTAINERS[".mkv"],
+                CODECS["ffv1"],
+                size=size,
+                time_base=MILLISECOND,
+                frame_rate=Fraction(25),
+                metadata={},
+            )
+        except BaseException:
+            self._unfinished.unlink(missing_ok=True)
+            raise
+
+    def add_sound(self, path: str, start: Fraction, *, ends_with_pictures: bool) -> None:
+        log.warning("%s: a GIF has no sound; it is left out.", self._path)
+
+    def write(self, rgb: Tensor, pts: int) -> None:
+        self._store.write(rgb, len(self._pts))
+        self._pts.append(pts)
+
+    def finish(self) -> None:
+        self._store.finish()
+        self._store.publish()
+        with explained(self._path), av.open(f"file:{self._unfinished}", "w", format="gif") as output:
+            stream = output.add_stream("gif", rate=UNITS_OF_GIF)
+            shown = -SHORTEST_DELAY
+            for pts, picture in zip(self._pts, self._in_palette(), strict=True):
+                if not stream.codec_context.is_open:
+                    stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "pal8"
+                    stream.codec_context.time_base = Fraction(1, UNITS_OF_GIF)
+                picture.pts, picture.time_base = round(pts * self._time_base * UNITS_OF_GIF), Fraction(1, UNITS_OF_GIF)
+                if picture.pts >= shown + SHORTEST_DELAY:
+                    output.mux(stream.encode(picture))
+                    shown = picture.pts
+            output.mux(stream.encode(None))
+
+    def _stored(self) -> Iterator[VideoFrame]:
+        with av.open(f"file:{self._waiting}") as container:
+            yield from container.decode(video=0)
+
+    def _in_palette(self) -> Iterator[VideoFrame]:
+        (palette,) = filtered("palettegen=stats_mode=full:reserve_transparent=0", self._stored(), MILLISECOND)
+        return filtered("paletteuse=dither=bayer:bayer_scale=3", self._stored(), MILLISECOND, palette)
+
+    def publish(self) -> None:
+        self._waiting.unlink(missing_ok=True)
+        with explained(self._path):
+            _replace(self._unfinished, self._path)
+
+    def abandon(self) -> None:
+        self._store.abandon()
+        for left in (self._waiting, self._unfinished):
+            left.unlink(missing_ok=True)
+
+
+class PictureEncoder:
+    """Numbered PNG files, from 0 on; they appear together when all are written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._count = 0
+        self._unfinished = unfinished_name(path)
+        self.abandon()
+        with explained(path):
+            self._unfinished.mkdir()
+
+    def add_sound(self, path: str, start: Fraction, *, ends_with_pictures: bool) -> None:
+        log.warning("%s: numbered pictures have no sound; it is left out.", self._path)
+
+    def write(self, rgb: Tensor, pts: int) -> None:
+        picture = Image.fromarray(rgb.permute(1, 2, 0).contiguous().cpu().numpy())
+        with explained(self._path):
+            picture.save(self._unfinished / (self._path.name % self._count), compress_level=4)
+        self._count += 1
+
+    def finish(self) -> None:
+        """All is written already."""
+
+    def publish(self) -> None:
+        with explained(self._path):
+            for number in range(self._count):
+                name = self._path.name % number
+                _replace(self._unfinished / name, self._path.with_name(name))
+            self._unfinished.rmdir()
+
+    def abandon(self) -> None:
+        shutil.rmtree(self._unfinished, ignore_errors=True)
+
+
+def unfinished_name(path: Path) -> Path:
+    """Where `path` is written until it is complete: hidden beside it, and of this process alone."""
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what FFmpeg or the file system raise into a VideoError."""
+    try:
+        yield
+    except (av.error.FFmpegError, OSError) as error:
+        raise VideoError(f"{path} cannot be written ({error.strerror or error}); choose another place.") from error
+
+
+def _create(unfinished: Path, target: Path) -> None:
+    with explained(target):
+        unfinished.open("wb").close()
+
+
+def _replace(unfinished: Path, target: Path) -> None:
+    """Rename what is complete, its bytes on the disk first: power lost now leaves the old file or the new one."""
+    with unfinished.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(unfinished, target)
+
+
+def _exact_times(kind: Container, time_base: Fraction) -> dict[str, str]:
+    """Options that make an MP4 count in the units of `time_base`, edit list included, instead of its own."""
+    if not kind.exact_times:
+        return {}
+    units = str(time_base.denominator)
+    return {"video_track_timescale": units, "movie_timescale": units}

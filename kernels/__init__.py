@@ -1,0 +1,1 @@
+"""Triton kernels, one operation per file; reached by name from flowguide.ops."""

@@ -1,0 +1,104 @@
+"""Sampling a plane at real positions, for the kernels that warp: border rules, tap weights, confidences' clamp.
+
+The arithmetic of flowguide/reference.py, `sampled`, in float32. BORDER is 0 edge, 1 zero, 2 reflect, 3 wrap.
+"""
+
+import triton
+import triton.language as tl
+
+BORDERS = {"edge": 0, "zero": 1, "reflect": 2, "wrap": 3}
+FARTHEST: tl.constexpr = tl.constexpr(4194304.0)  # 2^22, as FARTHEST_PX of the reference
+LARGEST: tl.constexpr = tl.constexpr(3.4028234e38)
+
+
+@triton.jit
+def int64(size):
+    """A size that is 1 reaches the kernel as a constant, which has no `.to`."""
+    return tl.full((), size, tl.int64)
+
+
+@triton.jit
+def clamp01(value):
+    """[0, 1]; NaN becomes 0."""
+    return tl.where(value > 0.0, tl.minimum(value, 1.0), 0.0)
+
+
+@triton.jit
+def finite(value):
+    return tl.abs(value) <= LARGEST
+
+
+@triton.jit
+def inside(x, y, height, width):
+    """On the picture's area: half a pixel beyond the outermost centres still is."""
+    return (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)
+
+
+@triton.jit
+def extended(index, length, BORDER: tl.constexpr):
+    """Where the plane, continued beyond its border, takes the value at `index` from."""
+    if BORDER == 3:
+        place = index % length  # of either sign: the interpreter rounds down, the device towards zero
+        place = tl.where(place < 0, place + length, place)
+    elif BORDER == 2:
+        period = tl.maximum(2 * (length - 1), 1)
+        place = index % period
+        place = tl.where(place < 0, place + period, place)
+        place = tl.minimum(tl.minimum(place, period - place), length - 1)
+    else:
+        place = tl.minimum(tl.maximum(index, 0), length - 1)
+    return place
+
+
+@triton.jit
+def tap_weight(t, TAP: tl.constexpr, BICUBIC: tl.constexpr):
+    """Linear (2 taps) or Catmull-Rom (4 taps) at fraction t."""
+    if not BICUBIC:
+        weight = 1.0 - t if TAP == 0 else t
+    elif TAP == 0:
+        weight = ((-0.5 * t + 1.0) * t - 0.5) * t
+    elif TAP == 1:
+        weight = (1.5 * t - 2.5) * t * t + 1.0
+    elif TAP == 2:
+        weight = ((-1.5 * t + 2.0) * t + 0.5) * t
+    else:
+        weight = (0.5 * t - 0.5) * t * t
+    return weight
+
+
+@triton.jit
+def placed(x, y, height, width, BICUBIC: tl.constexpr, BORDER: tl.constexpr):
+    """The left and top tap's integer position, the fractions, and where x and y are finite."""
+    known = finite(x) & finite(y)
+    x = tl.minimum(tl.maximum(tl.where(known, x, 0.0), -FARTHEST), FARTHEST)
+    y = tl.minimum(tl.maximum(tl.where(known, y, 0.0), -FARTHEST), FARTHEST)
+    left, top = tl.floor(x), tl.floor(y)
+    if (not BICUBIC) and BORDER == 0:  # the same value, from two pixels of the picture wherever it has two
+        x = tl.minimum(tl.maximum(x, 0.0), width - 1.0)
+        y = tl.minimum(tl.maximum(y, 0.0), height - 1.0)
+        left = tl.minimum(tl.floor(x), tl.maximum(width - 2.0, 0.0))
+        top = tl.minimum(tl.floor(y), tl.maximum(height - 2.0, 0.0))
+    return left.to(tl.int32), top.to(tl.int32), x - left, y - top, known
+
+
+@triton.jit
+def sampled(
+    plane_ptr, left, top, fraction_x, fraction_y, mask, height, width, BICUBIC: tl.constexpr, BORDER: tl.constexpr
+):
+    """The plane at what `placed` returned; 0 where the mask is false."""
+    TAPS: tl.constexpr = 4 if BICUBIC else 2
+    FIRST: tl.constexpr = -1 if BICUBIC else 0
+    total = fraction_x * 0.0
+    for r in tl.static_range(TAPS):
+        row = top + (r + FIRST)
+        line_at = extended(row, height, BORDER).to(tl.int64) * width
+        line = fraction_x * 0.0
+        for k in tl.static_range(TAPS):
+            column = left + (k + FIRST)
+            here = mask
+            if BORDER == 1:
+                here = here & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+            value = tl.load(plane_ptr + line_at + extended(column, width, BORDER), mask=here, other=0.0)
+            line += tap_weight(fraction_x, k, BICUBIC) * value.to(tl.float32)
+        total += tap_weight(fraction_y, r, BICUBIC) * line
+    return total

@@ -1,0 +1,51 @@
+"""out(p) = image(p + flow(p)).
+
+image [N, C, H, W], flow [N, 2, H, W] in pixels, out [N, C, H, W]. Computed in float32, stored in the image's dtype. The
+picture is continued beyond its border by BORDER; 0 where the flow is not finite.
+"""
+
+import triton
+import triton.language as tl
+from flowguide.kernels.launch import block, dense
+from flowguide.kernels.sample import BORDERS, int64, placed, sampled
+from torch import Tensor
+
+
+@triton.jit
+def warp_kernel(
+    image_ptr,
+    flow_ptr,
+    out_ptr,
+    height,
+    width,
+    CHANNELS: tl.constexpr,
+    BICUBIC: tl.constexpr,
+    BORDER: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    plane = int64(height) * width
+    n = tl.program_id(1).to(tl.int64)
+    pixel = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)  # [BLOCK]
+    mask = pixel < plane
+    flow = flow_ptr + n * 2 * plane + pixel
+    x = (pixel % width).to(tl.float32) + tl.load(flow, mask=mask, other=0.0).to(tl.float32)
+    y = (pixel // width).to(tl.float32) + tl.load(flow + plane, mask=mask, other=0.0).to(tl.float32)
+    left, top, fraction_x, fraction_y, known = placed(x, y, height, width, BICUBIC, BORDER)
+    for c in tl.static_range(CHANNELS):
+        channel = (n * CHANNELS + c) * plane
+        value = sampled(
+            image_ptr + channel, left, top, fraction_x, fraction_y, mask & known, height, width, BICUBIC, BORDER
+        )
+        tl.store(out_ptr + channel + pixel, value.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+def warp(image: Tensor, flow: Tensor, mode: str, border: str, out: tuple[Tensor, ...]) -> None:
+    n, channels, height, width = image.shape
+    size = block(256)
+    warp_kernel[(triton.cdiv(height * width, size), n)](
+        *(dense(image), dense(flow), out[0], height, width),
+        CHANNELS=channels,
+        BICUBIC=mode == "bicubic",
+        BORDER=BORDERS[border],
+        BLOCK=size,
+    )

@@ -1,0 +1,89 @@
+"""The compiled module: instruction sets, threads, bad memory, and an installation without a compiler."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from flowguide import dispatch, ops
+
+ROOT = Path(__file__).resolve().parent.parent
+native = pytest.mark.skipif(dispatch.missing("warp", "cpu") is not None, reason="flowguide._C is not here")
+
+
+@native
+def test_the_environment_forces_an_instruction_set() -> None:
+    report = "import flowguide._C as c; print(c.isa())"
+    command = [sys.executable, "-c", report]
+    forced = subprocess.run(command, env=os.environ | {"FLOWGUIDE_ISA": "base"}, capture_output=True, text=True)
+    assert forced.stdout.strip() == "base"
+    wrong = subprocess.run(command, env=os.environ | {"FLOWGUIDE_ISA": "mmx"}, capture_output=True, text=True)
+    assert "FLOWGUIDE_ISA should be avx512, avx2 or base" in wrong.stderr
+
+
+@native
+def test_threads_change_no_bit_and_several_callers_may_work_at_once() -> None:
+    image, flow = torch.rand(2, 3, 120, 200), torch.randn(2, 2, 120, 200) * 5
+    torch.set_num_threads(1)
+    alone = ops.predict(image, flow, -flow, implementation="cpu")
+    torch.set_num_threads(3)
+    results: list[ops.Prediction] = []
+
+    def work() -> None:
+        for _ in range(10):
+            results.append(ops.predict(image, flow, -flow, implementation="cpu"))
+
+    callers = [threading.Thread(target=work) for _ in range(3)]
+    try:
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+    finally:
+        torch.set_num_threads(1)
+    assert len(results) == 30
+    assert all(torch.equal(a, b) for made in results for a, b in zip(alone, made, strict=True))
+
+
+@native
+def test_a_forked_child_works_too() -> None:
+    program = """
+import os, torch
+from flowguide import ops
+torch.set_num_threads(2)
+image, flow = torch.rand(1, 3, 64, 64), torch.zeros(1, 2, 64, 64)
+ops.warp(image, flow, implementation="cpu")
+child = os.fork()
+if child == 0:
+    os._exit(0 if torch.equal(ops.warp(image, flow, implementation="cpu"), image) else 1)
+print(os.waitpid(child, 0)[1])
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "0"
+
+
+def test_without_a_compiler_the_build_warns_and_goes_on(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "setup.py",
+        "-q",
+        "build_ext",
+        "--build-lib",
+        tmp_path,
+        "--build-temp",
+        tmp_path / "build",
+    ]
+    nowhere = os.environ | {"PATH": str(tmp_path)}
+    built = subprocess.run(command, cwd=ROOT, env=nowhere, capture_output=True, text=True)
+    assert built.returncode == 0
+    assert "WARNING: flowguide._C was not built" in built.stderr
+    required = subprocess.run(
+        command, cwd=ROOT, env=nowhere | {"FLOWGUIDE_BUILD": "required"}, capture_output=True, text=True
+    )
+    assert required.returncode != 0
