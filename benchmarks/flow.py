@@ -3,37 +3,34 @@
     python benchmarks/flow.py --textures PICTURES_FOLDER --pairs 40
 
 Pairs of known flow in five classes of difficulty (flowguide/training/flow_scenes.py), in both directions. The layers
-are textured with the pictures of a folder, or procedurally where none is given. Rows: endpoint error, shares of pixels
-off by more than 1 and 3 px, F1 of occlusion called where confidence < 1/2 (the learned measure's second score, where it
-is asked; `occlusion_f1_of_confidence` is that of its confidence), expected calibration error of "right within
-1 px and visible", area between the sparsification curve and its optimum, and at 512x512 and 1024x436 milliseconds for
-one flow alone and for both directions with confidence.
+are textured with the pictures of a folder, or procedurally where none is given. Rows, one per estimator, measure of
+confidence and class: endpoint error, shares of pixels off by more than 1 and 3 px, F1 of the pixels called occluded
+(by the learned measure's second score; by confidence below one half otherwise) and of confidence below one half,
+expected calibration error of "right within 1 px and visible", area between the sparsification curve and its optimum.
+Times are milliseconds for one direction: the flow, and its confidence.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import cv2
 import torch
 from results import write_result
+from torch import Tensor
 
 from flowguide.flow import ESTIMATORS, PairEstimator
 from flowguide.flow.accuracy import Accuracy
+from flowguide.flow.confidence import CONFIDENCE
+from flowguide.flow.learned import judged
 from flowguide.training.flow_scenes import DIFFICULTIES, Pair, from_pictures, make_pair
+from flowguide.types import Flow, Frame
 
-CASES: dict[str, tuple[str, dict[str, str]]] = {
-    "dis-ultrafast": ("dis", {"preset": "ultrafast"}),
-    "dis-fast": ("dis", {"preset": "fast"}),
-    "dis-medium": ("dis", {"preset": "medium"}),
-    "dis-medium, forward-backward check": ("dis", {"preset": "medium", "confidence": "forward-backward"}),
-    "dis-medium, learned": ("dis", {"preset": "medium", "confidence": "learned"}),
-    "farneback": ("farneback", {}),
-    "farneback, learned": ("farneback", {"confidence": "learned"}),
-}
+NAMES = ("dis:ultrafast", "dis:fast", "dis:medium", "farneback")
 SIZES = {"512x512": (512, 512), "1024x436": (436, 1024)}
 
 
@@ -43,30 +40,53 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=40, help="per class of difficulty")
     parser.add_argument("--seed", type=int, default=90_000)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", nargs="*", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--only", nargs="*", default=list(NAMES), help="estimators by name")
+    parser.add_argument("--confidence", nargs="*", default=list(CONFIDENCE), choices=list(CONFIDENCE))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/flow.json"))
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     cv2.setNumThreads(chosen.threads)
-    made: dict[str, PairEstimator] = {}
-    for case in chosen.only:
-        name, options = CASES[case]
-        made[case] = ESTIMATORS[name](**options)
-    accuracies = {(name, group): Accuracy() for name in made for group in (*DIFFICULTIES, "all")}
+    made = {name: estimator(name) for name in chosen.only}
+    accuracies: dict[tuple[str, str, str], Accuracy] = {}
     for difficulty, pair in pairs(chosen):
-        for name, flows in ((name, each.both(pair.first, pair.second)) for name, each in made.items()):
-            for group in (difficulty, "all"):
-                accuracies[name, group].add(flows[0], pair.forward, pair.forward_visible)
-                accuracies[name, group].add(flows[1], pair.backward, pair.backward_visible)
-    times = {name: milliseconds(each) for name, each in made.items()}
+        for name, each in made.items():
+            forward, backward = each.displacements(pair.first, pair.second)
+            for measure in chosen.confidence:
+                for group in (difficulty, "all"):
+                    accuracy = accuracies.setdefault((name, measure, group), Accuracy())
+                    add(accuracy, measure, pair, forward, backward)
     rows = []
-    for (name, group), accuracy in accuracies.items():
-        row = {"estimator": name, "class": group, **accuracy.row()}
+    for (name, measure, group), accuracy in accuracies.items():
+        row = {"estimator": made[name].name, "confidence": measure, "class": group, **accuracy.row()}
         if group == "all":
-            row |= times[name] | {"calibration": accuracy.calibration}
+            row |= times(made[name], measure) | {"calibration": accuracy.calibration}
         rows.append(row)
     textures = "procedural" if chosen.textures is None else f"pictures of {chosen.textures.name}"
     write_result(chosen.out, rows, pairs_per_class=chosen.pairs, textures=textures, seed=chosen.seed)
+
+
+def estimator(name: str) -> PairEstimator:
+    kind, _, argument = name.partition(":")
+    return ESTIMATORS[kind](*([argument] if argument else []), confidence=None)
+
+
+def add(accuracy: Accuracy, measure: str, pair: Pair, forward: Tensor, backward: Tensor) -> None:
+    """Both directions of a pair."""
+    directions = (
+        (pair.first, pair.second, forward, backward, pair.forward, pair.forward_visible),
+        (pair.second, pair.first, backward, forward, pair.backward, pair.backward_visible),
+    )
+    for at, to, uv, back, truth, visible in directions:
+        confidence, called = measured(measure, at, to, uv, back)
+        accuracy.add(Flow(uv, at.index, to.index, confidence), truth, visible, called)
+
+
+def measured(measure: str, at: Frame, to: Frame, uv: Tensor, back: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Confidence, and which pixels are called visible where the measure says so."""
+    if measure != "learned":
+        return CONFIDENCE[measure](at, to, uv, back), None
+    confidence, visible = judged(at, to, uv, back)
+    return confidence, visible >= 0.5
 
 
 def pairs(chosen: argparse.Namespace) -> Iterator[tuple[str, Pair]]:
@@ -81,19 +101,26 @@ def pairs(chosen: argparse.Namespace) -> Iterator[tuple[str, Pair]]:
             yield difficulty, make_pair(difficulty, number, size, seed=chosen.seed, texture=texture)
 
 
-def milliseconds(measured: PairEstimator, repeats: int = 9) -> dict[str, float]:
-    """Median time of one flow alone, and of both directions with confidence, per size."""
+def times(measured: PairEstimator, measure: str) -> dict[str, float]:
+    """Median milliseconds of one flow and of its confidence, per size."""
     found = {}
     for name, size in SIZES.items():
         pair = make_pair("large", 0, size)
-        for kind, call in (("flow", measured.displacement), ("both", measured.both)):
-            seconds = []
-            for _ in range(repeats + 1):
-                began = time.perf_counter()
-                call(pair.first, pair.second)
-                seconds.append(time.perf_counter() - began)
-            found[f"ms_{kind}_{name}"] = 1000 * sorted(seconds[1:])[repeats // 2]
+        uv, back = measured.displacements(pair.first, pair.second)
+        found[f"ms_flow_{name}"] = milliseconds(partial(measured.displacement, pair.first, pair.second))
+        confidence = partial(CONFIDENCE[measure], pair.first, pair.second, uv, back)
+        found[f"ms_confidence_{name}"] = milliseconds(confidence)
     return found
+
+
+def milliseconds(call: Callable[[], Tensor], repeats: int = 15) -> float:
+    call()
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - began)
+    return 1000 * sorted(seconds)[repeats // 2]
 
 
 if __name__ == "__main__":
