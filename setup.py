@@ -20,6 +20,7 @@ PACKAGES = [
     "flowguide.diffusion",
     "flowguide.guidance",
     "flowguide.runs",
+    "flowguide.synthetic",
     "flowguide.training",
     "flowguide.kernels",
     "flowguide.engines",

@@ -30,6 +30,9 @@ app = App(
 app.command(models_app)
 
 
+app.command("flowguide.training.__main__:app", name="training", help="Train, export and measure the bundled model.")
+
+
 @app.command
 def render(
     source: Path,

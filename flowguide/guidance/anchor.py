@@ -24,10 +24,10 @@ CERTAIN = 0.9
 
 @dataclass(frozen=True)
 class Anchor:
-    """A finished picture and where the current frame's pixels lie in it."""
+    """A painted picture and where the current frame's pixels lie in it."""
 
     picture: Tensor
-    """float [3, H, W] in [-1, 1]."""
+    """float [C, H, W]: finished pixels, and whatever else travels with them."""
     flow: Tensor
     """float [2, H, W] in pixels, from the current frame into the anchor."""
     kept: Tensor
@@ -36,15 +36,15 @@ class Anchor:
     """Frames since the anchor."""
 
     @staticmethod
-    def at(finished: Tensor) -> Anchor:
+    def at(picture: Tensor) -> Anchor:
         """An anchor that begins at this frame."""
-        _, height, width = finished.shape
-        return Anchor(finished, finished.new_zeros(2, height, width), finished.new_ones(height, width), age=0)
+        _, height, width = picture.shape
+        return Anchor(picture, picture.new_zeros(2, height, width), picture.new_ones(height, width), age=0)
 
     def carried(self, flow: Tensor, prior: Tensor) -> tuple[Anchor, Tensor]:
-        """The anchor seen from the next frame, and that frame's `prior` [3, H, W] with what is known from the anchor.
+        """The anchor seen from the next frame, and that frame's `prior` [C, H, W] with what is known from the anchor.
 
-        flow: float [2, H, W], from the next frame to this one. prior: this frame's finished picture warped by it.
+        flow: float [2, H, W], from the next frame to this one. prior: this frame's picture warped by it.
         """
         if self.age == 0:
             _, kept = ops.compose(flow[None], self.flow[None], None, self.kept[None])
@@ -54,9 +54,9 @@ class Anchor:
         read = (kept > CERTAIN).to(prior.dtype)
         return Anchor(self.picture, composed[0], kept[0], self.age + 1), torch.lerp(prior, from_anchor, read)
 
-    def after(self, pasted: Tensor, finished: Tensor) -> Anchor:
-        """The anchor once `finished` is there: `pasted` [H, W] is 1 where the carried pixel became the finished one."""
+    def after(self, pasted: Tensor, picture: Tensor) -> Anchor:
+        """The anchor once this frame's `picture` is there: `pasted` [H, W] is 1 where it is the carried one."""
         kept = self.kept * pasted
         if self.age >= LONGEST_FRAMES or float(kept.mean()) < LEAST_KEPT:
-            return Anchor.at(finished)
+            return Anchor.at(picture)
         return Anchor(self.picture, self.flow, kept, self.age)

@@ -21,7 +21,7 @@ from ..timing import StageClock
 from ..types import Frame, Guide
 from .anchor import Anchor
 from .stretch import log_area, soundness
-from .trust import TRUST, decided, unsharp
+from .trust import TRUST, decided, unchanged, unsharp
 from .weights import WeightInputs, WeightSchedule, weight_schedule
 
 
@@ -38,6 +38,8 @@ class Carried:
     distance_px: Tensor
     """Length of the flow, [H, W] in pixels."""
     anchor: Anchor
+    seen: Tensor
+    """[3, H, W]: the source's colours when each carried pixel was generated."""
     log_area: Tensor
     """[H, W]: how far each pixel has been stretched since it was generated (see `stretch`)."""
 
@@ -49,13 +51,13 @@ class Carried:
 
 @dataclass(frozen=True)
 class _Before:
-    """The frame before: as it was read, as a model picture, and finished."""
+    """What is kept of the frame before."""
 
     frame: Frame
-    source: Tensor
-    finished: Tensor
-    anchor: Anchor
+    painted: Tensor
+    """[6, H, W]: the finished picture, and the source's colours when each of its pixels was generated."""
     log_area: Tensor
+    anchor: Anchor
 
 
 class PreviousFrame:
@@ -82,26 +84,26 @@ class PreviousFrame:
         with self._clock("flow"):
             flow, flow_back = self._estimator.both(frame, before.frame)
         with self._clock("glue"):
-            uv = flow.uv.to(before.finished.device)
+            uv = flow.uv.to(before.painted.device)
             prediction = ops.predict(
-                torch.cat([before.finished, before.log_area[None]])[None],
+                torch.cat([before.painted, before.log_area[None]])[None],
                 uv[None],
                 flow_back.uv[None].to(uv.device),
-                source[None],
-                before.source[None],
-                None if flow.confidence is None else flow.confidence[None],
+                given_confidence=None if flow.confidence is None else flow.confidence[None],
                 cell=self._cell,
                 settings=TRUST,
             )
-            log_areas = prediction.prior[0, 3] + log_area(uv)
-            confidence = decided(prediction.confidence[0]) * soundness(log_areas)
-            anchor, prior = before.anchor.carried(uv, prediction.prior[0, :3])
+            anchor, painted = before.anchor.carried(uv, prediction.prior[0, :6])
+            prior, seen = painted[:3], painted[3:]
+            log_areas = prediction.prior[0, 6] + log_area(uv)
+            confidence = decided(prediction.confidence[0] * unchanged(source, seen)) * soundness(log_areas)
             carried = Carried(
                 guide=Guide(prior, confidence),
                 filled=unsharp(ops.fill(prior[None], confidence[None])[0], self._config.unsharp),
                 uv=uv,
                 distance_px=torch.hypot(uv[0], uv[1]),
                 anchor=anchor,
+                seen=seen,
                 log_area=log_areas,
             )
         return None if carried.confident_share < self._config.cut_share else carried
@@ -135,11 +137,13 @@ class PreviousFrame:
         """Keep what the next frame needs."""
         with self._clock("glue"):
             if carried is None:
-                anchor, log_areas = Anchor.at(finished), torch.zeros_like(finished[0])
+                painted, log_areas = torch.cat([finished, source]), torch.zeros_like(finished[0])
+                anchor = Anchor.at(painted)
             else:
                 pasted = self._pasted(carried)
-                anchor, log_areas = carried.anchor.after(pasted, finished), carried.log_area * pasted
-        self._before = _Before(frame, source, finished, anchor, log_areas)
+                painted = torch.cat([finished, torch.lerp(source, carried.seen, pasted)])
+                anchor, log_areas = carried.anchor.after(pasted, painted), carried.log_area * pasted
+        self._before = _Before(frame, painted, log_areas, anchor)
 
     def _pasted(self, carried: Carried) -> Tensor:
         """[H, W]: weight that `finish` gave to the carried pixel."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -18,6 +19,26 @@ of two paintings is a blurred one: so the range is short."""
 def decided(confidence: Tensor) -> Tensor:
     """`confidence` in [0, 1], stretched toward 0 and 1."""
     return ((confidence - DOUBT) / (TRUSTED - DOUBT)).clamp_(0.0, 1.0)
+
+
+CHANGE = 0.1
+"""Mean absolute difference of the source, range [-1, 1], that halves the trust in a carried pixel."""
+MISREGISTERED_PX = 0.5
+"""Error of the flow at which an edge of the source is not yet taken for a change."""
+
+
+def unchanged(source: Tensor, seen: Tensor) -> Tensor:
+    """Whether the source still looks as it did when each carried pixel was generated, [H, W] in [0, 1].
+
+    source, seen: [3, H, W] in [-1, 1]. Not frame against frame: a fade, a slow change of light or a slowly slipping
+    flow passes every such test and adds up.
+    """
+    luma = source.mean(0)
+    across = F.pad(luma[:, 1:] - luma[:, :-1], (0, 1)).abs_()
+    down = F.pad(luma[1:] - luma[:-1], (0, 0, 0, 1)).abs_()
+    allowed = CHANGE + MISREGISTERED_PX * torch.maximum(across, down)
+    difference = (source - seen).abs_().mean(0)
+    return 1.0 / (1.0 + (difference / allowed) ** 4)
 
 
 def unsharp(picture: Tensor, amount: float) -> Tensor:

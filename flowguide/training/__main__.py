@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cyclopts import App
 
-app = App(name="flowguide.training", help="Train, export and measure the bundled model, painter.")
+app = App(name="training", help="Train, export and measure the bundled model, painter.")
 
 
 @app.command
