@@ -7,7 +7,7 @@ are textured with the pictures of a folder, or procedurally where none is given.
 confidence and class: endpoint error, shares of pixels off by more than 1 and 3 px, F1 of the pixels called occluded
 (by the learned measure's second score; by confidence below one half otherwise) and of confidence below one half,
 expected calibration error of "right within 1 px and visible", area between the sparsification curve and its optimum.
-Times are milliseconds for one direction: the flow, and its confidence.
+Times are milliseconds of CPU time for one direction: the flow, and its confidence.
 """
 
 from __future__ import annotations
@@ -52,9 +52,10 @@ def main() -> None:
         for name, each in made.items():
             forward, backward = each.displacements(pair.first, pair.second)
             for measure in chosen.confidence:
-                for group in (difficulty, "all"):
-                    accuracy = accuracies.setdefault((name, measure, group), Accuracy())
-                    add(accuracy, measure, pair, forward, backward)
+                accuracy = accuracies.setdefault((name, measure, difficulty), Accuracy())
+                add(accuracy, measure, pair, forward, backward)
+    for (name, measure, _), accuracy in list(accuracies.items()):
+        accuracies.setdefault((name, measure, "all"), Accuracy()).merge(accuracy)
     rows = []
     for (name, measure, group), accuracy in accuracies.items():
         row = {"estimator": made[name].name, "confidence": measure, "class": group, **accuracy.row()}
@@ -102,14 +103,14 @@ def pairs(chosen: argparse.Namespace) -> Iterator[tuple[str, Pair]]:
 
 
 def times(measured: PairEstimator, measure: str) -> dict[str, float]:
-    """Median milliseconds of one flow and of its confidence, per size."""
+    """Median milliseconds of CPU time of one flow and of its confidence, per size."""
     found = {}
     for name, size in SIZES.items():
         pair = make_pair("large", 0, size)
         uv, back = measured.displacements(pair.first, pair.second)
-        found[f"ms_flow_{name}"] = milliseconds(partial(measured.displacement, pair.first, pair.second))
+        found[f"cpu_ms_flow_{name}"] = milliseconds(partial(measured.displacement, pair.first, pair.second))
         confidence = partial(CONFIDENCE[measure], pair.first, pair.second, uv, back)
-        found[f"ms_confidence_{name}"] = milliseconds(confidence)
+        found[f"cpu_ms_confidence_{name}"] = milliseconds(confidence)
     return found
 
 
@@ -117,9 +118,9 @@ def milliseconds(call: Callable[[], Tensor], repeats: int = 15) -> float:
     call()
     seconds = []
     for _ in range(repeats):
-        began = time.perf_counter()
+        began = time.process_time()
         call()
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.process_time() - began)
     return 1000 * sorted(seconds)[repeats // 2]
 
 

@@ -118,35 +118,47 @@ def signature(names: list[str], variant: Variant) -> dict[str, str]:
     return {name: kind(name) for name in names}
 
 
-def resources(variant: Variant, capability: int) -> tuple[int, int, int]:
-    """(registers, bytes of stack, bytes of shared memory) of one thread or block."""
+def compiled(variant: Variant, capability: int, sizes_are_one: bool = False) -> Any:
+    """The compiled kernel; a size that is 1 is a constant to Triton, and that must compile too."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     kernel = getattr(importlib.import_module(f"flowguide.kernels.{variant.operation}"), variant.kernel)
-    types = signature(kernel.arg_names, variant)
+    types, constants = signature(kernel.arg_names, variant), dict(variant.constants)
     names = list(types)
+    if sizes_are_one:
+        ones = [name for name, kind in types.items() if kind == "i32"]
+        types |= dict.fromkeys(ones, "constexpr")
+        constants |= dict.fromkeys(ones, 1)
     source = ASTSource(
         fn=kernel,
         signature=types,
-        constexprs={(names.index(name),): value for name, value in variant.constants.items()},
+        constexprs={(names.index(name),): value for name, value in constants.items()},
         attrs={(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if types[name].startswith("*")},
     )
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32))
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32))
+
+
+def resources(variant: Variant, capability: int) -> tuple[int, int, int]:
+    """(registers, bytes of stack, bytes of shared memory) of one thread or block."""
+    import triton
+
+    kernel = compiled(variant, capability)
     dump = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
+        file.write(kernel.asm["cubin"])
         file.flush()
         text = subprocess.run(
             [dump, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
         ).stdout
     used = {name: int(number) for name, number in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
-    return used["REG"], used["STACK"] + used["LOCAL"], compiled.metadata.shared
+    return used["REG"], used["STACK"] + used["LOCAL"], kernel.metadata.shared
 
 
 def compiled_row(variant: Variant) -> list[tuple[int, int, int]]:
     """The resources on every capability."""
+    compiled(variant, CAPABILITIES[0], sizes_are_one=True)
     return [resources(variant, capability) for capability in CAPABILITIES]
 
 

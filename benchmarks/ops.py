@@ -4,14 +4,16 @@
     python benchmarks/ops.py --device cuda        GPU: eager torch, torch.compile, the device's copy bandwidth
 
 All contestants of a case take turns, so that a busy machine slows them alike. Times are milliseconds: the median, the
-10th and 90th percentile, the least; `times_faster` is the contestant's median divided by the operation's. `bytes` is
-the least that must move, every input read and every output written once; for the eager reference every tensor that
-an operator reads or writes is counted. `faults` are page faults per call, 0 when nothing is allocated.
+10th and 90th percentile, the least; `times_faster` is the contestant's median divided by the operation's, and
+`least_` and `processor_` say the same of the least times and of the processor time of all threads. `bytes` is the least
+that must move, every input read and every output written once; for the eager reference every tensor that an operator
+reads or writes is counted. `faults` are page faults per call, 0 when nothing is allocated.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import resource
 import time
 from collections.abc import Callable, Iterable
@@ -23,7 +25,7 @@ from results import write_result
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from flowguide import ops
+from flowguide import dispatch, ops, reference
 
 Call = Callable[[], Any]
 SIZES = {"512x512": (512, 512), "1920x1080": (1080, 1920)}
@@ -136,21 +138,45 @@ def contestants(case: str, arguments: dict[str, Any]) -> dict[str, Call]:
     return {}
 
 
-def timed(calls: dict[str, Call], seconds: float, wait: Callable[[], None]) -> dict[str, list[float]]:
-    """Milliseconds of each call; they take turns until the time is up."""
+def reference_call(name: str, arguments: dict[str, Any]) -> Call:
+    """The reference itself, without the public function's checks."""
+    public = inspect.signature(getattr(ops, name)).parameters
+    function = getattr(reference, name)
+    values = {p: arguments.get(p, public[p].default) for p in inspect.signature(function).parameters}
+    if name == "predict":
+        values["settings"] = ops.ConfidenceSettings()
+    if "size" in values:
+        values["size"] = tuple(arguments.get("surface", arguments.get("image")).shape[-2:])
+    return lambda: function(**values)
+
+
+def timed(calls: dict[str, Call], seconds: float, device: str) -> dict[str, list[float]]:
+    """Milliseconds of each call; they take turns until the time is up. On a GPU each turn is twenty calls in a row."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
-        call()
-        call()
-    wait()
+        for _ in range(3):
+            call()
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(next(iter(taken.values()))) < 7:
         for name, call in calls.items():
-            began = time.perf_counter()
-            call()
-            wait()
-            taken[name].append(1000 * (time.perf_counter() - began))
+            taken[name].append(turn_on_gpu(call) if device == "cuda" else turn(call))
     return taken
+
+
+def turn(call: Call) -> float:
+    began = time.perf_counter()
+    call()
+    return 1000 * (time.perf_counter() - began)
+
+
+def turn_on_gpu(call: Call, repeats: int = 20) -> float:
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in range(repeats):
+        call()
+    stop.record()
+    stop.synchronize()
+    return start.elapsed_time(stop) / repeats
 
 
 def summary(milliseconds: list[float]) -> dict[str, float]:
@@ -169,6 +195,26 @@ def page_faults(call: Call, repeats: int = 20) -> float:
     return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / repeats
 
 
+def processor_ms(call: Call, repeats: int = 15) -> float:
+    """Least milliseconds of processor time, all threads: what a busy machine disturbs least."""
+    least = float("inf")
+    for _ in range(repeats):
+        began = time.process_time()
+        call()
+        least = min(least, time.process_time() - began)
+    return 1000 * least
+
+
+def launches(call: Call) -> int:
+    """GPU kernels of one call."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        call()
+        torch.cuda.synchronize()
+    return sum(1 for event in seen.events() if "mem" not in event.name.lower() and event.device_time > 0)
+
+
 def measured(case: str, size: str, arguments: dict[str, Any], device: str, seconds: float) -> dict[str, Any]:
     """One row of the result."""
     arguments = dict(arguments)
@@ -176,41 +222,50 @@ def measured(case: str, size: str, arguments: dict[str, Any], device: str, secon
     operation = getattr(ops, name)
     taken = ops.resolve(name, device)
     out = operation(**arguments)
-    calls: dict[str, Call] = {"operation": lambda: operation(**arguments, out=out)}
-    with ops.use("reference"), Traffic() as traffic:
-        operation(**arguments)
-    eager = lambda: operation(**arguments, implementation="reference")  # noqa: E731
-    calls["eager torch"] = eager
+    eager = reference_call(name, arguments)
+    calls: dict[str, Call] = {"operation": lambda: operation(**arguments, out=out), "eager torch": eager}
+    with Traffic() as traffic:
+        eager()
     if device == "cpu":
         calls |= contestants(case, arguments)
-    elif name != "carry_noise":
-        compiled = torch.compile(lambda: operation(**arguments, implementation="reference"), mode="reduce-overhead")
-        calls["torch.compile"] = compiled
-    taken_ms = timed(calls, seconds, torch.cuda.synchronize if device == "cuda" else lambda: None)
+    else:
+        calls["torch.compile"] = torch.compile(eager, mode="max-autotune-no-cudagraphs")
+        for other in ("triton", "cuda"):
+            if other != taken and dispatch.missing(name, other) is None:
+                calls[other] = lambda other=other: operation(**arguments, out=out, implementation=other)
+    taken_ms = timed(calls, seconds, device)
     least_bytes = sum(t.numel() * t.element_size() for t in tensors([list(arguments.values()), out]))
     own = summary(taken_ms.pop("operation"))
     row = {
         **{"operation": name, "case": case, "size": size, "implementation": taken, "ms": own, "bytes": least_bytes},
         "gigabytes_per_second": least_bytes / own["median"] / 1e6,
         **{"eager_bytes": traffic.bytes, "eager_kernels": traffic.kernels},
-        "against": {
-            other: summary(times) | {"times_faster": summary(times)["median"] / own["median"]}
-            for other, times in taken_ms.items()
-        },
+        "against": {other: compared(summary(times), own) for other, times in taken_ms.items()},
     }
     if device == "cpu":
         row["faults"] = page_faults(calls["operation"])
+        processor = {other: processor_ms(call) for other, call in calls.items() if other != "eager torch"}
+        row["processor_ms"] = processor.pop("operation")
+        for other, ms in processor.items():
+            row["against"][other] |= {"processor_ms": ms, "processor_times_faster": ms / row["processor_ms"]}
+    else:
+        row["launches"] = launches(calls["operation"])
     ratios = ", ".join(f"{other} {value['times_faster']:.2f}x" for other, value in row["against"].items())
-    print(f"{size:10s} {case:22s} {taken:9s} {own['median']:9.3f} ms   {ratios}", flush=True)
+    print(f"{size:14s} {case:22s} {taken:9s} {own['median']:9.3f} ms   {ratios}", flush=True)
     return row
+
+
+def compared(other: dict[str, float], own: dict[str, float]) -> dict[str, float]:
+    """A contestant's times and how many times faster the operation is, by medians and by least times."""
+    by = {"times_faster": other["median"] / own["median"], "least_times_faster": other["least"] / own["least"]}
+    return other | by
 
 
 def copy_bandwidth(device: str) -> float:
     """Gigabytes per second of a plain copy of 512 MB, read and write counted."""
     source = torch.empty(2**27, dtype=torch.float32, device=device)
     target = torch.empty_like(source)
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    taken = timed({"copy": lambda: target.copy_(source)}, 1.0, wait)["copy"]
+    taken = timed({"copy": lambda: target.copy_(source)}, 1.0, device)["copy"]
     return 2 * source.numel() * 4 / min(taken) / 1e6
 
 
@@ -235,8 +290,12 @@ def main() -> None:
         import cv2
 
         cv2.setNumThreads(chosen.threads)
-    rows = run(chosen.device, torch.float32, 1, chosen.seconds, SIZES)
-    write_result(chosen.out or Path(f"benchmarks/results/ops-{chosen.device}.json"), rows)
+    context = {"copy_gigabytes_per_second": copy_bandwidth(chosen.device)}
+    dtype = torch.float16 if chosen.device == "cuda" else torch.float32
+    rows = run(chosen.device, dtype, 1, chosen.seconds, SIZES)
+    if chosen.device == "cuda":
+        rows += run(chosen.device, dtype, 4, chosen.seconds, {"3840x2160 by 4": (2160, 3840)})
+    write_result(chosen.out or Path(f"benchmarks/results/ops-{chosen.device}.json"), rows, **context)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,9 @@ def unet_weights(unet: torch.nn.Module) -> Weights:
     attended_up = [kind.startswith("CrossAttn") for kind in unet.config.up_block_types]
     weights = {}
     for key, value in unet.state_dict().items():
-        match = re.match(r"(down|up|mid)_blocks?\.(?:(\d+)\.)?(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)", key)
+        match = re.match(
+            r"(down|up|mid)_blocks?\.(?:(\d+)\.)?(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)", key
+        )
         if match is None:
             weights["model.diffusion_model." + renamed(key, _TOP)] = value
             continue
@@ -92,9 +94,7 @@ def vae_weights(vae: torch.nn.Module) -> Weights:
         name = key.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
         name = re.sub(r"down_blocks\.(\d+)\.resnets\.(\d+)", r"down.\1.block.\2", name)
         name = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0", r"down.\1.downsample", name)
-        name = re.sub(
-            r"up_blocks\.(\d+)\.resnets\.(\d+)", lambda m: f"up.{blocks - 1 - int(m[1])}.block.{m[2]}", name
-        )
+        name = re.sub(r"up_blocks\.(\d+)\.resnets\.(\d+)", lambda m: f"up.{blocks - 1 - int(m[1])}.block.{m[2]}", name)
         name = re.sub(r"up_blocks\.(\d+)\.upsamplers\.0", lambda m: f"up.{blocks - 1 - int(m[1])}.upsample", name)
         name = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", name)
         if "mid_block.attentions.0" in name:

@@ -15,8 +15,8 @@ from flowguide.diffusion.checkpoint import find_checkpoint, load_checkpoint
 from flowguide.diffusion.conditioning import Condition
 from flowguide.diffusion.image_to_image import ImageToImage, NoiseKey
 from flowguide.diffusion.noise import keyed_noise, normal
-from flowguide.diffusion.sampling import LatentGuide, sample
 from flowguide.diffusion.samplers import step_table
+from flowguide.diffusion.sampling import LatentGuide, sample
 from flowguide.errors import ModelError, UnknownName
 from flowguide.timing import StageClock
 
@@ -82,8 +82,9 @@ def test_guidance_acts_after_cfg_so_its_weight_is_not_scaled() -> None:
     k0, weight = torch.ones(1, 1, 4, 4), 0.25
     predict = lambda x, t, e: torch.cat([torch.zeros(1, 1, 4, 4), torch.full((1, 1, 4, 4), 0.2)])  # noqa: E731
     result = sample(
-        predict, table, torch.zeros(1, 1, 4, 4), lambda step: torch.zeros(1, 1, 4, 4), cond=Condition(torch.zeros(1, 1, 1)),
-        uncond=Condition(torch.zeros(1, 1, 1)), guidance_scale=3.0, guide=LatentGuide(k0, torch.full((1, 1, 4, 4), weight)),
+        predict, table, torch.zeros(1, 1, 4, 4), lambda step: torch.zeros(1, 1, 4, 4),
+        cond=Condition(torch.zeros(1, 1, 1)), uncond=Condition(torch.zeros(1, 1, 1)), guidance_scale=3.0,
+        guide=LatentGuide(k0, torch.full((1, 1, 4, 4), weight)),
     )  # fmt: skip
     torch.testing.assert_close(result, torch.full_like(result, 0.6 + weight * (1.0 - 0.6)))
 
@@ -92,7 +93,12 @@ def test_noise_is_a_function_of_its_key_alone() -> None:
     shape = (1, 4, 16, 16)
     again = [normal(3, 1, 7, 2, shape) for _ in range(2)]
     assert torch.equal(again[0], again[1])
-    others = [normal(4, 1, 7, 2, shape), normal(3, 2, 7, 2, shape), normal(3, 1, 8, 2, shape), normal(3, 1, 7, 3, shape)]
+    others = [
+        normal(4, 1, 7, 2, shape),
+        normal(3, 2, 7, 2, shape),
+        normal(3, 1, 8, 2, shape),
+        normal(3, 1, 7, 3, shape),
+    ]
     for other in others:
         assert abs(float((again[0] * other).mean())) < 0.1
     fixed = [keyed_noise("fixed", seed=1, shot=0, frame=f, step=0, shape=shape) for f in (0, 1)]

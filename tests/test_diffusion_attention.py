@@ -9,9 +9,9 @@ import torch
 from tiny_checkpoint import FAMILIES, save_family
 
 from flowguide.config import render_config
+from flowguide.diffusion.attention import AttentionSharing, KeyBank
 from flowguide.diffusion.checkpoint import load_checkpoint
 from flowguide.diffusion.image_to_image import ImageToImage, NoiseKey
-from flowguide.diffusion.attention import AttentionSharing, KeyBank
 from flowguide.errors import UsageError
 from flowguide.timing import StageClock
 

@@ -174,7 +174,9 @@ def test_pulling_takes_what_is_needed_and_nothing_else(tmp_path: Path, monkeypat
         catalogue.pull("boats")
 
 
-def test_the_models_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_models_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from flowguide.cli import main
 
     monkeypatch.setenv("FLOWGUIDE_HOME", str(tmp_path / "home"))

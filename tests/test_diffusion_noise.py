@@ -99,10 +99,15 @@ def test_what_a_frame_begins_from() -> None:
     results = {}
     for name in ("source", "warped", "previous", "first", "random", "blend"):
         chosen = initial(init=name, init_weight=0.5)
-        assert float(chosen(source, 0).mean()) == pytest.approx(0.0 if name == "random" else 0.1), "a shot's first frame"
+        assert float(chosen(source, 0).mean()) == pytest.approx(0.0 if name == "random" else 0.1), (
+            "a shot's first frame"
+        )
         chosen.remember(first[0], 0)
         chosen.remember(before[0], 0)
+        resumed = initial(init=name, init_weight=0.5)
+        resumed.restore(chosen.state())
         results[name] = chosen(source, 0, k0, confidence)
+        assert torch.equal(resumed(source, 0, k0, confidence), results[name])
         if name not in ("warped", "blend"):
             assert float(chosen(source, 1).mean()) == pytest.approx(0.0 if name == "random" else 0.1), "another shot"
     means = {name: float(result.mean()) for name, result in results.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -135,3 +136,12 @@ def test_every_option_is_documented() -> None:
     if os.environ.get("FLOWGUIDE_WRITE_DOCS"):
         OPTIONS_PAGE.write_text(options_page(), encoding="utf-8")
     assert OPTIONS_PAGE.read_text(encoding="utf-8") == options_page()
+
+
+def test_the_results_in_the_readme_are_the_measured_ones() -> None:
+    specification = importlib.util.spec_from_file_location("readme_table", ROOT / "benchmarks" / "readme.py")
+    assert specification is not None
+    assert specification.loader is not None
+    table = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(table)
+    assert table.updated(README) == README, "run: python benchmarks/readme.py"

@@ -19,6 +19,7 @@ MADE = [
     pytest.param("dis", {"preset": "ultrafast"}, id="dis-ultrafast"),
     pytest.param("dis", {"preset": "fast"}, id="dis-fast"),
     pytest.param("dis", {"preset": "medium"}, id="dis-medium"),
+    pytest.param("dis-still", {}, id="dis-still"),
     pytest.param("farneback", {}, id="farneback"),
 ]
 SIZE = (120, 200)
@@ -107,6 +108,39 @@ def test_confidence_can_be_left_out_or_given(canvas):
     assert torch.equal(estimator("dis", confidence=None)(at, to).uv, estimator("dis")(at, to).uv)
     halves = estimator("dis", confidence=lambda at, to, uv, back: torch.full(at.size, 0.5))(at, to)
     assert (halves.confidence == 0.5).all()
+
+
+def walled(canvas: torch.Tensor, right: int) -> list[Frame]:
+    """A plain wall with sensor noise above a textured floor; a plain dark thing with a textured rim passes by."""
+    frames = []
+    for index in range(2):
+        generator = torch.Generator().manual_seed(index)
+        picture = canvas[:, : SIZE[0], : SIZE[1]].float().clone()
+        picture[:, :70] = 180
+        left = 60 + right * index
+        picture[:, 30:90, left : left + 50] = canvas[:, 30:90, 130:180].float() * 0.5
+        picture[:, 40:80, left + 10 : left + 40] = 30
+        noisy = picture + 3 * torch.randn(picture.shape, generator=generator)
+        frames.append(Frame(noisy.round().clamp(0, 255).to(torch.uint8), index))
+    return frames
+
+
+def test_walls_stand_still_and_the_inside_of_moving_things_does_not(canvas):
+    at, to = walled(canvas, right=7)
+    plain, still = estimator("dis")(at, to), estimator("dis-still")(at, to)
+    wall = torch.zeros(SIZE, dtype=torch.bool)
+    wall[:62, 125:] = True
+    assert still.confidence[wall].mean() > plain.confidence[wall].mean()
+    assert still.uv[:, wall].abs().mean() < plain.uv[:, wall].abs().mean()
+    inside = (slice(45, 75), slice(75, 95))
+    assert torch.equal(still.uv[0][inside], plain.uv[0][inside])
+    assert estimator("dis-still:fast").name == "dis-fast-still"
+
+
+def test_a_pan_is_left_as_it_is(canvas):
+    at, to = shifted(canvas, 5, 0)
+    for found, plain in zip(estimator("dis-still").both(at, to), estimator("dis").both(at, to), strict=True):
+        assert torch.equal(found.uv, plain.uv)
 
 
 def test_threads_do_not_change_the_flow(canvas):

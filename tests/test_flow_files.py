@@ -317,3 +317,27 @@ def test_the_overlay_tints_what_is_doubted(frames):
     assert torch.equal(picture[:, :, 32:], frames[0].rgb[:, :, 32:])
     assert not torch.equal(picture[:, :, :32], frames[0].rgb[:, :, :32])
     assert not torch.equal(overlay(frames[0], flow, spacing_px=8)[:, :, 32:], frames[0].rgb[:, :, 32:])
+
+
+@pytest.mark.real
+def test_a_foreign_network_finds_flow(data, tmp_path):
+    """NanoFlowNet (TU Delft), grey pictures of 112x160 in [0, 1], coarse flow; converted from TFLite."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    from tflite_network import convert
+
+    from flowguide.training.flow_scenes import from_pictures, make_pair
+
+    path = convert(data / "weights" / "nanoflownet" / "nanoflownet_unquantized.tflite", tmp_path / "nanoflownet.onnx")
+    (tmp_path / "nanoflownet.toml").write_text('colours = "grey"\nwhite = 1\nscale = 0.2\n')
+    made = estimator(f"onnx:{path}", confidence=None)
+    texture = from_pictures(sorted((data / "photos").glob("*.jpg")))
+    found, true = [], []
+    for number in range(6):
+        pair = make_pair("large", number, (224, 320), seed=4, texture=texture)  # scaled to the network's size and back
+        found.append(made(pair.first, pair.second).uv[:, pair.forward_visible])
+        true.append(pair.forward[:, pair.forward_visible])
+    flow, truth = torch.cat(found, 1), torch.cat(true, 1)
+    alike = (flow * truth).sum() / (flow.square().sum() * truth.square().sum()).sqrt()
+    assert alike > 0.7
+    assert (flow - truth).square().sum(0).sqrt().mean() < 0.7 * truth.square().sum(0).sqrt().mean()

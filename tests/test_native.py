@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -87,3 +89,15 @@ def test_without_a_compiler_the_build_warns_and_goes_on(tmp_path: Path) -> None:
         command, cwd=ROOT, env=nowhere | {"FLOWGUIDE_BUILD": "required"}, capture_output=True, text=True
     )
     assert required.returncode != 0
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no CUDA compiler")
+@pytest.mark.parametrize("source", sorted(path.name for path in (ROOT / "csrc").glob("*.cu")))
+def test_cuda_code_compiles_without_a_warning_or_a_spill(source: str, tmp_path: Path) -> None:
+    flags = ["-O3", "-std=c++17", "-DFG_ISA=cuda_code", "--Werror=all-warnings", "-Xptxas=-v", "-cubin", "-arch=sm_75"]
+    command = ["nvcc", *flags, ROOT / "csrc" / source, "-o", tmp_path / "code.cubin"]
+    compiled = subprocess.run(command, capture_output=True, text=True)
+    assert compiled.returncode == 0, compiled.stderr
+    frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill", compiled.stderr)
+    assert frames
+    assert all(frame == ("0", "0") for frame in frames)

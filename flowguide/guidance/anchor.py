@@ -18,7 +18,7 @@ LONGEST_FRAMES = 24
 """Frames after which the anchor is renewed: composed flows drift."""
 LEAST_KEPT = 0.6
 """Share of the frame below which it is renewed: what is younger than the anchor would go on being resampled."""
-CERTAIN = 0.9
+CERTAIN = 0.6
 """How much of a pixel's neighbourhood must have come from the anchor for it to be read there."""
 
 

@@ -11,7 +11,7 @@ from ..ops import ConfidenceSettings
 TRUST = ConfidenceSettings(boundary=False, absolute_floor_px2=1.0)
 """How a flow is trusted here; why so: docs/decisions/0002-confidence.md."""
 
-DOUBT, TRUSTED = 0.3, 0.7
+DOUBT, TRUSTED = 0.4, 0.6
 """Confidence up to which a pixel is generated, and from which it is carried. In between both are mixed, and a mixture
 of two paintings is a blurred one: so the range is short."""
 

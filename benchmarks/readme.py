@@ -1,0 +1,61 @@
+"""Writes the README's table of results from the committed measurements.
+
+python benchmarks/readme.py
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+MEASURED = ROOT / "benchmarks" / "results" / "straight-line-cpu.json"
+BETWEEN = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", flags=re.DOTALL)
+
+
+def section() -> str:
+    """The text between the markers."""
+    content = json.loads(MEASURED.read_text(encoding="utf-8"))
+    machine, settings = content["machine"], content["settings"]
+    lines = [
+        "## Measured",
+        "",
+        f"`{content['command']}`, {content['date']}, {machine['cpu']}, {machine['threads']} thread, "
+        f"torch {machine['torch']}: “{settings['prompt']}”, {settings['size']} px high, strength {settings['strength']}, "
+        f"{settings['steps']} steps, CFG {settings['guidance_scale']}, {settings['frames']} frames. E_warp(k): mean change "
+        "along the source's flow over k frames, 0 to 255, lower is steadier; flow and mask by an estimator that did not "
+        "guide. Sharpness is relative to the unguided render.",
+        "",
+        "| clip | noise | E(1) source, unguided, guided | E(8) source, unguided, guided | sharpness | beside the model |",
+        "|---|---|---|---|---|---|",
+        *(_line(row) for row in content["rows"]),
+        "",
+        "*Beside the model*: share of the time that is not the model's own calls (flow, cuts, colour, glue, codec).",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _line(row: dict[str, Any]) -> str:
+    cells = [row["clip"], row["noise"], _errors(row, 1), _errors(row, 8)]
+    note = f" ({row['note']})" if row["note"] else ""
+    return "| " + " | ".join([*cells, f"{row['sharpness']:.2f}{note}", f"{row['beside_model']:.1%}"]) + " |"
+
+
+def _errors(row: dict[str, Any], lag: int) -> str:
+    errors = row[f"e_warp_{lag}"]
+    shown = ", ".join("-" if errors[name] is None else f"{errors[name]:.2f}" for name in ("source", "unguided"))
+    guided = errors["guided"]
+    return f"{shown}, **{guided:.2f}**" if guided is not None else f"{shown}, -"
+
+
+def updated(readme: str) -> str:
+    """`readme` with the section replaced."""
+    return BETWEEN.sub(lambda found: found[1] + section() + found[2], readme)
+
+
+if __name__ == "__main__":
+    page = ROOT / "README.md"
+    page.write_text(updated(page.read_text(encoding="utf-8")), encoding="utf-8")
