@@ -1,7 +1,8 @@
 """Packages and the native module. What is compiled and how stands in CMakeLists.txt alone; the rest in pyproject.toml.
 
 FLOWGUIDE_BUILD=required makes a failed native build an error (otherwise the package installs without flowguide._C);
-FLOWGUIDE_BUILD=off skips it. FG_CUDA (AUTO, ON, OFF), FG_CUDA_ARCHS and FG_SANITIZE are handed to CMake.
+FLOWGUIDE_BUILD=off skips it. FG_CUDA (AUTO, ON, OFF), FG_CUDA_ARCHS and FG_SANITIZE are handed to CMake; with a torch
+that was built without CUDA, FG_CUDA is OFF unless it is set.
 """
 
 import os
@@ -25,6 +26,15 @@ PACKAGES = [
     "flowguide.kernels",
     "flowguide.engines",
 ]
+
+
+def cuda_is_usable() -> bool:
+    """False where the torch here is built without CUDA: it can make no tensor that the CUDA code would take."""
+    try:
+        import torch
+    except ImportError:
+        return True
+    return torch.version.cuda is not None
 
 
 class CMakeBuild(build_ext):
@@ -60,6 +70,8 @@ class CMakeBuild(build_ext):
             "Python_EXECUTABLE": sys.executable,
             "pybind11_DIR": pybind11.get_cmake_dir(),
         }
+        if not cuda_is_usable():
+            os.environ.setdefault("FG_CUDA", "OFF")
         handed_on = {"FG_CUDA", "FG_CUDA_ARCHS", "FG_SANITIZE"} & os.environ.keys()
         defines |= {name: os.environ[name] for name in handed_on}
         generator = ["-G", "Ninja"] if shutil.which("ninja") else []

@@ -58,7 +58,8 @@ struct Binding {
   }
   static auto cuda(const char* (*operation)(const Arguments&, float*, void*)) {
     return [operation](Wire<Fields>... fields, uintptr_t scratch, uintptr_t stream) {
-      raise(operation(Arguments{field<Fields>(fields)...}, field<float*>(scratch), field<void*>(stream)));
+      const Arguments arguments{field<Fields>(fields)...};
+      raise(operation(arguments, field<float*>(scratch), field<void*>(stream)));
     };
   }
 #endif
@@ -73,8 +74,8 @@ using AnyIn = const void*;
 using AnyOut = void*;
 
 using Warp = Binding<WarpArguments, In, In, Out, Size, Size, Size, Size, Flag, Flag>;
-using Predict = Binding<PredictArguments, In, In, In, In, In, In, Out, Out, Out, Out, Size, Size, Size, Size, Size, Size,
-                        Flag, Flag, Real, Real, Real, Real, Real, Real>;
+using Predict = Binding<PredictArguments, In, In, In, In, In, In, Out, Out, Out, Out, Size, Size, Size, Size, Size,
+                        Size, Flag, Flag, Real, Real, Real, Real, Real, Real>;
 using Compose = Binding<ComposeArguments, In, In, In, In, Out, Out, Size, Size, Size>;
 using Composite = Binding<CompositeArguments, In, In, Out, Out, Size, Size, Size, Size, Size, Flag>;
 using Fill = Binding<FillArguments, In, In, Out, Size, Size, Size, Size>;
@@ -88,7 +89,7 @@ using FromModel = Binding<FromModelArguments, In, AnyOut, AnyOut, Size, Size, Si
 
 void force_isa(const std::string& name) {
   if (!use_isa(name.c_str())) {
-    throw std::invalid_argument("FLOWGUIDE_ISA should be avx512, avx2 or base, and one this processor has, got '" + name +
+    throw std::invalid_argument("FLOWGUIDE_ISA should be avx512, avx2 or base, one this processor has, got '" + name +
                                 "'.");
   }
 }

@@ -1,4 +1,5 @@
-// Noise that follows the flow, on the CPU (docs/math.md section 5). Sums run in the order of the pixels: same bits always.
+// Noise that follows the flow, on the CPU (docs/math.md section 5). Sums run in the order of the pixels: the same bits
+// on every run.
 #include <cmath>
 
 #include "image.h"

@@ -78,7 +78,9 @@ void composite(const CompositeArguments& a, int threads) {
   float* areas = areas_of_caller.floats(a.rows * a.references);
   float* order = order_of_caller.floats(a.rows * a.references);
   if (a.best) {
-    parallel_for(a.rows, threads, [&](int64_t n) { sort_by_area(a, n, areas + n * a.references, order + n * a.references); });
+    parallel_for(a.rows, threads, [&](int64_t n) {
+      sort_by_area(a, n, areas + n * a.references, order + n * a.references);
+    });
   }
   parallel_for(a.rows * a.height, threads, [&](int64_t line) {
     const int64_t n = line / a.height, y = line % a.height;

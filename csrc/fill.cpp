@@ -15,52 +15,54 @@ struct Level {
   int64_t height, width;
 };
 
-float known(float value, float weight) { return weight > 0.0f ? value : 0.0f; }
+FG_HD float known(float value, float weight) { return weight > 0.0f ? value : 0.0f; }
 
-// Mass and weighted sum of 2 columns of one or two lines; a missing second column counts nothing.
-struct Pair {
-  float mass, sum;
-  void add(const float* value, const float* weight, int64_t x, int64_t width) {
-    for (int64_t i = x; i < smaller(x + 2, width); ++i) {
-      const float w = clamp01(weight[i]);
-      mass += w;
-      sum += w * known(value[i], w);
-    }
-  }
-};
-
+// Coarse line y: sums over two fine lines first, then over pairs of columns; what is not there has weight 0.
 void pull_line(const FillArguments& a, const Level& fine, const Level& coarse, float* weight, int64_t n, int64_t y) {
-  for (int64_t c = 0; c < a.channels; ++c) {
+  const int64_t even = 2 * coarse.width;
+  float *mass = line_of_thread.floats(3 * even), *sum = mass + even, *pair_mass = sum + even;
+  const bool two = 2 * y + 1 < fine.height;
+  const float *upper = fine.weight + (n * fine.height + 2 * y) * fine.width, *lower = upper + fine.width * two;
+  mass[even - 1] = sum[even - 1] = 0.0f;
+  for (int64_t x = 0; x < fine.width; ++x) mass[x] = clamp01(upper[x]) + (two ? clamp01(lower[x]) : 0.0f);
+  for (int64_t x = 0; x < coarse.width; ++x) {
+    pair_mass[x] = mass[2 * x] + mass[2 * x + 1];
+    weight[(n * coarse.height + y) * coarse.width + x] = minimum(pair_mass[x], 1.0f);
+  }
+  for (int64_t c = n * a.channels; c < (n + 1) * a.channels; ++c) {
+    const float *first = fine.value + (c * fine.height + 2 * y) * fine.width, *second = first + fine.width * two;
+    float* out = coarse.filled + (c * coarse.height + y) * coarse.width;
+    for (int64_t x = 0; x < fine.width; ++x) {
+      const float above = clamp01(upper[x]), below = two ? clamp01(lower[x]) : 0.0f;
+      sum[x] = above * known(first[x], above) + below * known(second[x], below);
+    }
     for (int64_t x = 0; x < coarse.width; ++x) {
-      Pair pair = {0.0f, 0.0f};
-      for (int64_t line = 2 * y; line < smaller(2 * y + 2, fine.height); ++line) {
-        pair.add(fine.value + ((n * a.channels + c) * fine.height + line) * fine.width,
-                 fine.weight + (n * fine.height + line) * fine.width, 2 * x, fine.width);
-      }
-      coarse.filled[((n * a.channels + c) * coarse.height + y) * coarse.width + x] =
-          pair.mass > 0.0f ? pair.sum / pair.mass : 0.0f;
-      if (c == 0) weight[(n * coarse.height + y) * coarse.width + x] = minimum(pair.mass, 1.0f);
+      const float total = sum[2 * x] + sum[2 * x + 1];
+      out[x] = pair_mass[x] > 0.0f ? total / pair_mass[x] : 0.0f;
     }
   }
 }
 
-// The near coarse line (or column) of fine line i has 3/4, the far one 1/4.
-int64_t near_of(int64_t i) { return i / 2; }
-int64_t far_of(int64_t i, int64_t length) { return smaller(larger(i / 2 + (i % 2 ? 1 : -1), 0), length - 1); }
-
+// Fine line y: the near coarse line (and column) has 3/4, the far one 1/4, the border repeated.
 void push_line(const FillArguments& a, const Level& coarse, const Level& fine, int64_t n, int64_t y) {
-  float* line = line_of_thread.floats(coarse.width);
+  const int64_t last = coarse.width - 1;
+  const int64_t farther_line = smaller(larger(y / 2 + (y % 2 ? 1 : -1), 0), coarse.height - 1);
+  float *line = line_of_thread.floats(3 * coarse.width), *up = line + coarse.width;
   const float* weight = fine.weight + (n * fine.height + y) * fine.width;
-  for (int64_t c = 0; c < a.channels; ++c) {
-    const float* plane = coarse.filled + (n * a.channels + c) * coarse.height * coarse.width;
-    const float* nearer = plane + near_of(y) * coarse.width;
-    const float* farther = plane + far_of(y, coarse.height) * coarse.width;
-    for (int64_t x = 0; x < coarse.width; ++x) line[x] = 0.75f * nearer[x] + 0.25f * farther[x];
-    const int64_t here = ((n * a.channels + c) * fine.height + y) * fine.width;
+  for (int64_t c = n * a.channels; c < (n + 1) * a.channels; ++c) {
+    const float* nearer = coarse.filled + (c * coarse.height + y / 2) * coarse.width;
+    const float* farther = coarse.filled + (c * coarse.height + farther_line) * coarse.width;
+    for (int64_t x = 0; x <= last; ++x) line[x] = 0.75f * nearer[x] + 0.25f * farther[x];
+    up[0] = line[0];
+    up[2 * last + 1] = line[last];
+    for (int64_t x = 0; x < last; ++x) {
+      up[2 * x + 1] = 0.75f * line[x] + 0.25f * line[x + 1];
+      up[2 * x + 2] = 0.75f * line[x + 1] + 0.25f * line[x];
+    }
+    const int64_t here = (c * fine.height + y) * fine.width;
     for (int64_t x = 0; x < fine.width; ++x) {
-      const float up = 0.75f * line[near_of(x)] + 0.25f * line[far_of(x, coarse.width)];
       const float w = clamp01(weight[x]);
-      fine.filled[here + x] = w * known(fine.value[here + x], w) + (1.0f - w) * up;
+      fine.filled[here + x] = w * known(fine.value[here + x], w) + (1.0f - w) * up[x];
     }
   }
 }

@@ -4,14 +4,16 @@
 #include "half.h"
 #include "operations.h"
 #include "parallel.h"
+#include "scratch.h"
 
 namespace flowguide::FG_ISA {
 namespace {
 
+thread_local Scratch weights_of_thread;
+
 constexpr int64_t kWorthThreads = 1 << 16;  // elements; below it waking a thread costs more than it saves
 
 vfloat guidance_weight(const GuidedStepArguments& a, const Step& step, int64_t n, int64_t x, int64_t y) {
-  if (!a.weight) return vfloat{};
   const float* plane = a.weight + n * a.height * a.width;
   if (!a.erode) return step.share * clamp01(load(plane + y * a.width + x, a.width - x));
   vfloat least = splat(1.0f);
@@ -26,14 +28,17 @@ vfloat guidance_weight(const GuidedStepArguments& a, const Step& step, int64_t n
 template <class T>
 void step_line(const GuidedStepArguments& a, int64_t n, int64_t y) {
   const Step& step = reinterpret_cast<const Step*>(a.coefficients)[n];
-  const auto read = [&](const void* tensor, int64_t at, int64_t count) {
-    return tensor ? load(static_cast<const T*>(tensor) + at, count) : vfloat{};
+  const auto read = [](const void* tensor, int64_t at, int64_t count) {
+    return load(static_cast<const T*>(tensor) + at, count);
   };
-  for (int64_t x = 0; x < a.width; x += kLanes) {
-    const int64_t count = a.width - x;
-    const vfloat w = guidance_weight(a, step, n, x, y);
-    for (int64_t channel = 0; channel < a.channels; ++channel) {
-      const int64_t at = ((n * a.channels + channel) * a.height + y) * a.width + x;
+  const bool history = a.x0_prev && step.c != 0.0f, noisy = a.noise && step.d != 0.0f;
+  float* weights = weights_of_thread.floats(a.width + kLanes);
+  if (a.weight) {
+    for (int64_t x = 0; x < a.width; x += kLanes) store(weights + x, guidance_weight(a, step, n, x, y));
+  }
+  for (int64_t channel = n * a.channels; channel < (n + 1) * a.channels; ++channel) {
+    for (int64_t x = 0; x < a.width; x += kLanes) {
+      const int64_t at = (channel * a.height + y) * a.width + x, count = a.width - x;
       const vfloat here = read(a.x, at, count);
       vfloat m = read(a.model_output, at, count);
       if (a.model_output_uncond) {
@@ -41,10 +46,10 @@ void step_line(const GuidedStepArguments& a, int64_t n, int64_t y) {
         m = uncond + step.guidance_scale * (m - uncond);
       }
       vfloat x0 = predicted_x0(here, m, step);
-      if (a.weight) x0 = guided_x0(x0, read(a.k0, at, count), w);
+      if (a.weight) x0 = guided_x0(x0, read(a.k0, at, count), load(weights + x));
       vfloat next = step.a * here + step.b * x0;
-      if (a.x0_prev && step.c != 0.0f) next += step.c * read(a.x0_prev, at, count);
-      if (a.noise && step.d != 0.0f) next += step.d * read(a.noise, at, count);
+      if (history) next += step.c * read(a.x0_prev, at, count);
+      if (noisy) next += step.d * read(a.noise, at, count);
       store(static_cast<T*>(a.x_next) + at, next, count);
       store(static_cast<T*>(a.x0) + at, x0, count);
     }
@@ -54,7 +59,8 @@ void step_line(const GuidedStepArguments& a, int64_t n, int64_t y) {
 }  // namespace
 
 void guided_step(const GuidedStepArguments& a, int threads) {
-  const auto line = a.storage == kFloat16 ? step_line<Half> : a.storage == kBFloat16 ? step_line<BFloat> : step_line<float>;
+  const auto half = a.storage == kFloat16 ? step_line<Half> : step_line<BFloat>;
+  const auto line = a.storage == kFloat32 ? step_line<float> : half;
   const bool large = a.rows * a.channels * a.height * a.width >= kWorthThreads;
   parallel_for(a.rows * a.height, large ? threads : 1, [&](int64_t i) { line(a, i / a.height, i % a.height); });
 }

@@ -17,6 +17,7 @@ void to_model(const ToModelArguments&, int threads);
 void from_model(const FromModelArguments&, int threads);
 
 extern const Operations operations;  // else a const has internal linkage
-const Operations operations = {warp, predict, compose, composite, fill, guided_step, carry_noise, paste, to_model, from_model};
+const Operations operations = {warp,        predict,     compose, composite, fill,
+                               guided_step, carry_noise, paste,   to_model,  from_model};
 
 }  // namespace flowguide::FG_ISA

@@ -1,7 +1,9 @@
 // A pool of detached threads that sleep between calls; several callers may use it at once.
 #include <pthread.h>
+#include <sched.h>
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
@@ -12,17 +14,29 @@
 namespace flowguide {
 namespace {
 
+int this_processor() {
+#ifdef __linux__
+  return sched_getcpu();
+#else
+  static std::atomic<int> unknown{0};
+  return unknown++;  // no two alike
+#endif
+}
+
 struct Task {
   Work work;
   const void* context;
   int64_t jobs, step;
-  int seats;          // workers that may still join
-  int inside = 0;     // workers that have joined and not left
+  int seats;  // workers that may still join
   Task* next = nullptr;
+  int processor = this_processor();
+  std::atomic<int> inside{0};  // workers that have joined and not left
   std::atomic<int64_t> taken{0};
 
   void help() {
-    for (int64_t first; (first = taken.fetch_add(step)) < jobs;) work(context, first, first + step < jobs ? first + step : jobs);
+    for (int64_t first; (first = taken.fetch_add(step)) < jobs;) {
+      work(context, first, first + step < jobs ? first + step : jobs);
+    }
   }
 };
 
@@ -35,23 +49,28 @@ class Pool {
       task.next = tasks_;
       tasks_ = &task;
     }
-    if (workers == 1) {
-      wake_.notify_one();
-    } else {
-      wake_.notify_all();
-    }
+    workers == 1 ? wake_.notify_one() : wake_.notify_all();
     task.help();
-    std::unique_lock<std::mutex> lock(mutex_);
-    for (Task** place = &tasks_; *place; place = &(*place)->next) {
-      if (*place == &task) {
-        *place = task.next;
-        break;
-      }
+    withdraw(task);
+    // What is left is at most one range of jobs a worker: to sleep would cost a wait for the processor as well.
+    const auto patience = std::chrono::steady_clock::now() + std::chrono::microseconds(500);
+    while (task.inside.load() != 0 && std::chrono::steady_clock::now() < patience) {
     }
-    done_.wait(lock, [&] { return task.inside == 0; });
+    std::unique_lock<std::mutex> lock(mutex_);
+    done_.wait(lock, [&] { return task.inside.load() == 0; });
   }
 
  private:
+  void withdraw(Task& task) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (Task** place = &tasks_; *place; place = &(*place)->next) {
+      if (*place == &task) {
+        *place = task.next;
+        return;
+      }
+    }
+  }
+
   Task* open_task() {
     for (Task* task = tasks_; task; task = task->next) {
       if (task->seats > 0 && task->taken.load() < task->jobs) return task;
@@ -65,11 +84,12 @@ class Pool {
       Task* task = nullptr;
       wake_.wait(lock, [&] { return (task = open_task()) != nullptr; });
       task->seats -= 1;
-      task->inside += 1;
+      if (this_processor() == task->processor) continue;  // here it would only take the caller's own time
+      task->inside.fetch_add(1);
       lock.unlock();
       task->help();
       lock.lock();
-      if (--task->inside == 0) done_.notify_all();
+      if (task->inside.fetch_sub(1) == 1) done_.notify_all();
     }
   }
 

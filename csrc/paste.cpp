@@ -1,14 +1,13 @@
 // The prior's pixels where they are certain, behind an inward feather, on the CPU. The window operations are separable:
 // minima along lines, then down columns and sums along lines, then sums down columns and the blend.
-#include "confidence.h"
 #include "operations.h"
 #include "parallel.h"
-#include "scratch.h"
+#include "window.h"
 
 namespace flowguide::FG_ISA {
 namespace {
 
-thread_local Scratch planes_of_caller, lines_of_thread;
+thread_local Scratch planes_of_caller, line_of_thread;
 
 // The planes of one feather: minima along lines, then sums along lines of the eroded confidence.
 struct Feather {
@@ -21,35 +20,17 @@ struct Bands {
   float *region, *difference;  // sums along lines over base.radius; multiband only
 };
 
-// out[x] = sum or minimum of padded[x .. x + 2 radius]; padded[radius] stands under x = 0.
-template <bool SUM>
-void slide(const float* padded, float* out, int64_t width, int64_t radius) {
-  for (int64_t x = 0; x < width; ++x) out[x] = padded[x];
-  for (int64_t k = 1; k <= 2 * radius; ++k) {
-    for (int64_t x = 0; x < width; ++x) out[x] = SUM ? out[x] + padded[x + k] : minimum(out[x], padded[x + k]);
-  }
-}
-
-// A line of `width` between `radius` pads on both sides, filled by value(x).
-template <class Value>
-float* padded_line(int64_t width, int64_t radius, float pad, const Value& value) {
-  float* line = lines_of_thread.floats(width + 2 * radius);
-  for (int64_t i = 0; i < radius; ++i) line[i] = line[radius + width + i] = pad;
-  for (int64_t x = 0; x < width; ++x) line[radius + x] = value(x);
-  return line;
-}
-
 void least_along(const PasteArguments& a, const Feather& feather, int64_t line) {
   const float* confidence = a.confidence + line * a.width;
   const float* padded =
-      padded_line(a.width, feather.radius, 1.0f, [&](int64_t x) { return clamp01(confidence[x]); });
+      padded_line(line_of_thread, a.width, feather.radius, 1.0f, [&](int64_t x) { return clamp01(confidence[x]); });
   slide<false>(padded, feather.least + line * a.width, a.width, feather.radius);
 }
 
 void sums_of_least(const PasteArguments& a, const Feather& feather, int64_t line) {
   const int64_t n = line / a.height, y = line % a.height, r = feather.radius;
   const float* plane = feather.least + n * a.height * a.width;
-  float* padded = padded_line(a.width, r, 0.0f, [](int64_t) { return 1.0f; });
+  float* padded = padded_line(line_of_thread, a.width, r, 0.0f, [](int64_t) { return 1.0f; });
   for (int64_t i = larger(y - r, 0); i <= smaller(y + r, a.height - 1); ++i) {
     for (int64_t x = 0; x < a.width; ++x) padded[r + x] = minimum(padded[r + x], plane[i * a.width + x]);
   }
@@ -60,29 +41,14 @@ void sums_of_difference(const PasteArguments& a, const Bands& bands, int64_t lin
   const int64_t n = line / a.height, y = line % a.height, r = bands.base.radius, plane = a.height * a.width;
   const float* confidence = a.confidence + line * a.width;
   const auto region = [&](int64_t x) { return confidence[x] > 0.0f ? 1.0f : 0.0f; };
-  slide<true>(padded_line(a.width, r, 0.0f, region), bands.region + line * a.width, a.width, r);
+  slide<true>(padded_line(line_of_thread, a.width, r, 0.0f, region), bands.region + line * a.width, a.width, r);
   for (int64_t c = 0; c < a.channels; ++c) {
     const int64_t at = (n * a.channels + c) * plane + y * a.width;
     const auto difference = [&](int64_t x) {
       return confidence[x] > 0.0f ? a.prior[at + x] - a.generated[at + x] : 0.0f;
     };
-    slide<true>(padded_line(a.width, r, 0.0f, difference), bands.difference + at, a.width, r);
+    slide<true>(padded_line(line_of_thread, a.width, r, 0.0f, difference), bands.difference + at, a.width, r);
   }
-}
-
-vfloat sum_down(const float* plane, int64_t y, int64_t x, int64_t radius, int64_t height, int64_t width) {
-  vfloat total = {};
-  for (int64_t i = larger(y - radius, 0); i <= smaller(y + radius, height - 1); ++i) {
-    total += load(plane + i * width + x, width - x);
-  }
-  return total;
-}
-
-// How many pixels of the window around (x, y) are there.
-vfloat window(int64_t y, int64_t x, int64_t radius, int64_t height, int64_t width) {
-  const vfloat column = lane_numbers() + float(x);
-  const vfloat across = minimum(column + float(radius), splat(float(width - 1))) - maximum(column - float(radius), vfloat{});
-  return (across + 1.0f) * float(smaller(y + radius, height - 1) - larger(y - radius, 0) + 1);
 }
 
 vfloat alpha(const PasteArguments& a, const Feather& feather, int64_t n, int64_t y, int64_t x) {

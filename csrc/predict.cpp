@@ -10,7 +10,8 @@ namespace {
 
 thread_local Scratch scratch;
 
-vfloat boundary_confidence(const PredictArguments& a, const float* u, int64_t x, int64_t y, vfloat here_u, vfloat here_v) {
+vfloat boundary_confidence(const PredictArguments& a, const float* u, int64_t x, int64_t y, vfloat here_u,
+                           vfloat here_v) {
   const int64_t plane = a.height * a.width;
   const float* row = u + y * a.width;
   const float* above = u + larger(y - 1, 0) * a.width;

@@ -37,4 +37,21 @@ struct Axis {
   }
 };
 
+inline void resize_across(const Axis& axis, const float* line, float* out, int64_t to) {
+  for (int64_t x = 0; x < to; ++x) {
+    const float *from = line + int64_t(axis.first[x]), *weight = axis.weight + x * axis.taps;
+    float sum = 0.0f;
+    for (int64_t k = 0; k < axis.taps; ++k) sum += weight[k] * from[k];
+    out[x] = sum;
+  }
+}
+
+inline void resize_down(const Axis& axis, const float* plane, int64_t y, float* out, int64_t width) {
+  const float *from = plane + int64_t(axis.first[y]) * width, *weight = axis.weight + y * axis.taps;
+  for (int64_t x = 0; x < width; ++x) out[x] = weight[0] * from[x];
+  for (int64_t k = 1; k < axis.taps; ++k) {
+    for (int64_t x = 0; x < width; ++x) out[x] += weight[k] * from[k * width + x];
+  }
+}
+
 }  // namespace flowguide::FG_ISA

@@ -1,5 +1,6 @@
-// Sampling kLanes neighbouring positions at once. Neighbours of a smooth flow lie in a patch two registers wide and one
-// row or a few higher than the taps: there whole registers are loaded and permuted. Elsewhere each position is sampled by itself.
+// Sampling kLanes neighbouring positions at once. Neighbours of a smooth flow lie in a patch two registers wide and no
+// more than a few rows higher than the taps: there whole registers are loaded and permuted. Elsewhere each position is
+// sampled by itself.
 #pragma once
 #include <cmath>
 

@@ -42,14 +42,6 @@ FG_HD void store(float* p, vfloat v, int64_t count) {
   for (int i = 0; i < count; ++i) p[i] = v[i];
 }
 
-// p[start + lane], indices clamped to [0, length).
-FG_HD vfloat load_clamped(const float* p, int64_t start, int64_t length) {
-  if (start >= 0 && start + kLanes <= length) return load(p + start);
-  vfloat v = {};
-  for (int i = 0; i < kLanes; ++i) v[i] = p[smaller(larger(start + i, 0), length - 1)];
-  return v;
-}
-
 // Writes past the caches, for results too large for them. `finish_streaming` orders them before what follows.
 FG_HD void stream(float* p, vfloat v, int64_t count) {
 #if defined(__AVX2__)
@@ -114,6 +106,20 @@ FG_HD vfloat permute(vfloat low, vfloat high, vint index) {
   for (int i = 0; i < kLanes; ++i) v[i] = index[i] < kLanes ? low[index[i]] : high[index[i] - kLanes];
   return v;
 #endif
+}
+
+// p[start + lane], indices clamped to [0, length).
+FG_HD vfloat load_clamped(const float* p, int64_t start, int64_t length) {
+  if (start >= 0 && start + kLanes <= length) return load(p + start);
+  vfloat v = {};
+  if (length < kLanes) {
+    for (int i = 0; i < kLanes; ++i) v[i] = p[smaller(larger(start + i, 0), length - 1)];
+    return v;
+  }
+  const int64_t base = smaller(larger(start, 0), length - kLanes);
+  const vint lane = __builtin_convertvector(lane_numbers(), vint) + int32_t(start - base);
+  v = load(p + base);
+  return permute(v, v, lane < 0 ? splat(0) : lane >= kLanes ? splat(kLanes - 1) : lane);
 }
 
 }  // namespace flowguide::FG_ISA

@@ -42,7 +42,8 @@ void code_line(const ToModelArguments& a, int64_t n, int64_t y, float* red, floa
   for (int64_t x = 0; x < a.width; x += kLanes) {
     const int64_t count = a.width - x;
     vfloat rgb[3];
-    rgb_from_code(load(line + 2 * a.width + x, count), load(line + x, count), load(line + a.width + x, count), a.code, rgb);
+    const vfloat c_b = load(line + x, count), c_r = load(line + a.width + x, count);
+    rgb_from_code(load(line + 2 * a.width + x, count), c_b, c_r, a.code, rgb);
     store(red + x, rgb[0], count);
     store(green + x, rgb[1], count);
     store(blue + x, rgb[2], count);
@@ -57,24 +58,8 @@ void source_line(const ToModelArguments& a, int64_t n, int64_t y, float* out, in
   }
   for (int64_t c = 0; c < 3; ++c) {
     const uint8_t* from = static_cast<const uint8_t*>(a.surface) + n * a.stride_n + c * a.stride_c + y * a.stride_y;
-    (a.stride_x == 1 ? rgb_line<1> : a.stride_x == 3 ? rgb_line<3> : rgb_line<0>)(from, a.stride_x, out + c * apart, a.width);
-  }
-}
-
-void resize_across(const Axis& axis, const float* line, float* out, int64_t to) {
-  for (int64_t x = 0; x < to; ++x) {
-    const float *from = line + int64_t(axis.first[x]), *weight = axis.weight + x * axis.taps;
-    float sum = 0.0f;
-    for (int64_t k = 0; k < axis.taps; ++k) sum += weight[k] * from[k];
-    out[x] = sum;
-  }
-}
-
-void resize_down(const Axis& axis, const float* plane, int64_t y, float* out, int64_t width) {
-  const float *from = plane + int64_t(axis.first[y]) * width, *weight = axis.weight + y * axis.taps;
-  for (int64_t x = 0; x < width; ++x) out[x] = weight[0] * from[x];
-  for (int64_t k = 1; k < axis.taps; ++k) {
-    for (int64_t x = 0; x < width; ++x) out[x] += weight[k] * from[k * width + x];
+    const auto line = a.stride_x == 1 ? rgb_line<1> : a.stride_x == 3 ? rgb_line<3> : rgb_line<0>;
+    line(from, a.stride_x, out + c * apart, a.width);
   }
 }
 

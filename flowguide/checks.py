@@ -33,20 +33,19 @@ def tensor(
     dtypes: tuple[torch.dtype, ...] = FLOATS,
 ) -> Tensor:
     """`value` is a tensor of this shape: a number must be met, a name stands for any size from 1."""
-    if (
-        isinstance(value, Tensor)
-        and value.dtype in dtypes
-        and value.ndim == len(shape)
-        and (device is None or value.device == device)
-        and all(
-            size == want if isinstance(want, int) else size > 0 for size, want in zip(value.shape, shape, strict=True)
-        )
-    ):
-        return value
+    if isinstance(value, Tensor) and value.dtype in dtypes and (device is None or value.device == device):
+        if value.shape == shape:
+            return value
+        if len(value.shape) == len(shape) and all(map(_meets, value.shape, shape)):
+            return value
     kind = "float" if dtypes is FLOATS else " or ".join(str(d).removeprefix("torch.") for d in dtypes)
     place = "" if device is None else f" on {device}"
     wanted = ", ".join(str(size) for size in shape)
     raise UsageError(f"{argument} should be a {kind} tensor [{wanted}]{place}, got {described(value)}.")
+
+
+def _meets(size: int, wanted: int | str) -> bool:
+    return size == wanted if isinstance(wanted, int) else size > 0
 
 
 def option(argument: str, value: object, known: Iterable[object]) -> None:

@@ -209,6 +209,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         print("flowguide: stopped.", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone; nothing is left to say, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except MemoryError:
         _fail(FlowguideError("Out of memory. Choose a smaller --size, or close other programs."), as_json)
     sys.exit(0)

@@ -25,7 +25,9 @@ STORAGE = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 def dense(tensor: Tensor | None) -> Tensor | None:
     """Contiguous float32."""
-    return None if tensor is None else tensor.detach().to(torch.float32).contiguous()
+    if tensor is None or (tensor.dtype == torch.float32 and tensor.is_contiguous()):
+        return tensor
+    return tensor.to(torch.float32).contiguous()
 
 
 def pointer(tensor: Tensor | None) -> int:
@@ -125,10 +127,12 @@ def guided_step(
     out: tuple[Tensor, ...],
 ) -> None:
     states = (x, model_output, model_output_uncond, k0, x0_prev, noise)
-    alike = all(t is None or t.dtype == x.dtype for t in states)
-    dtype = x.dtype if alike else torch.float32
-    inputs = [None if t is None else t.detach().to(dtype).contiguous() for t in states]
-    masks = [dense(coefficients.to(x.device)), dense(weight)]
+    dtype = x.dtype if all(t is None or t.dtype == x.dtype for t in states) else torch.float32
+    if dtype == torch.float32:
+        inputs = [dense(t) for t in states]
+    else:
+        inputs = [None if t is None else t.contiguous() for t in states]
+    masks = [dense(coefficients), dense(weight)]
     filled = out if dtype == x.dtype else tuple(torch.empty_like(t, dtype=dtype) for t in out)
     pointers = map(pointer, (*inputs, *masks, *filled))
     launch("guided_step", x, *pointers, *x.shape, STORAGE[dtype], erode)

@@ -6,8 +6,9 @@ the composed flow is not finite.
 
 import triton
 import triton.language as tl
+from flowguide.kernels.confidence import clamp01, finite, inside
 from flowguide.kernels.launch import block, dense, dense_or
-from flowguide.kernels.sample import clamp01, finite, inside, int64, placed, sampled
+from flowguide.kernels.sample import int64, placed, sampled
 from torch import Tensor
 
 

@@ -6,8 +6,8 @@ priors [N, K, C, H, W], confidences [N, K, H, W]. "best": each pixel takes the f
 
 import triton
 import triton.language as tl
+from flowguide.kernels.confidence import clamp01
 from flowguide.kernels.launch import block, dense
-from flowguide.kernels.sample import clamp01
 from torch import Tensor
 
 from flowguide.reference import RELIABLE

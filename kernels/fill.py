@@ -7,8 +7,9 @@ finer one: out = w value + (1 - w) up(coarse). Levels are float32; the result ha
 import torch
 import triton
 import triton.language as tl
+from flowguide.kernels.confidence import clamp01
 from flowguide.kernels.launch import block, dense, float32_like
-from flowguide.kernels.sample import clamp01, int64
+from flowguide.kernels.sample import int64
 from torch import Tensor
 
 

@@ -7,8 +7,9 @@ image [N, 3, H', W'] -> uint8 RGB [N, 3, H, W], or luma [N, H, W] and chroma [N,
 import torch
 import triton
 import triton.language as tl
+from flowguide.kernels.confidence import clamp01
 from flowguide.kernels.launch import block, dense
-from flowguide.kernels.sample import clamp01, int64
+from flowguide.kernels.sample import int64
 from torch import Tensor
 
 from flowguide.reference_colour import LUMA_WEIGHTS, levels

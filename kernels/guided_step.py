@@ -8,8 +8,9 @@ coefficients float32 [N, 9] in the columns of StepRow. Computed in float32; noth
 import torch
 import triton
 import triton.language as tl
+from flowguide.kernels.confidence import clamp01
 from flowguide.kernels.launch import block, dense, dense_or
-from flowguide.kernels.sample import clamp01, int64
+from flowguide.kernels.sample import int64
 from torch import Tensor
 
 

@@ -6,8 +6,9 @@ The window operations are separable: `slide` takes the minimum, or the sum, of 2
 
 import triton
 import triton.language as tl
+from flowguide.kernels.confidence import clamp01
 from flowguide.kernels.launch import block, dense, float32_like
-from flowguide.kernels.sample import clamp01, int64
+from flowguide.kernels.sample import int64
 from torch import Tensor
 
 

@@ -6,32 +6,12 @@ the formulas are those of flowguide/reference.py, `predict` (docs/math.md sectio
 
 import triton
 import triton.language as tl
+from flowguide.kernels.confidence import clamp01, consistency, countable, inside, similarity, smoothness
 from flowguide.kernels.launch import INTERPRETED, dense, dense_or
-from flowguide.kernels.sample import FARTHEST, clamp01, finite, inside, int64, placed, sampled
+from flowguide.kernels.sample import int64, placed, sampled
 from torch import Tensor
 
 from flowguide.reference import ConfidenceSettings
-
-
-@triton.jit
-def smoothness(flow_ptr, pixel, x, y, u, v, mask, plane, height, width, boundary_relative, boundary_absolute):
-    """1 while central differences stay below the threshold, 0 from twice it on."""
-    right, left = tl.where(x < width - 1, 1, 0), tl.where(x > 0, 1, 0)
-    below, above = tl.where(y < height - 1, width, 0), tl.where(y > 0, width, 0)
-    gradient = u * 0.0
-    for component in tl.static_range(2):
-        at = flow_ptr + component * plane + pixel
-        across = tl.load(at + right, mask=mask, other=0.0).to(tl.float32)
-        across -= tl.load(at - left, mask=mask, other=0.0).to(tl.float32)
-        down = tl.load(at + below, mask=mask, other=0.0).to(tl.float32)
-        down -= tl.load(at - above, mask=mask, other=0.0).to(tl.float32)
-        gradient += 0.25 * (across * across + down * down)
-    return clamp01(2.0 - gradient / (boundary_relative * (u * u + v * v) + boundary_absolute))
-
-
-@triton.jit
-def countable(component):
-    return tl.minimum(tl.maximum(tl.where(finite(component), component, 0.0), -FARTHEST), FARTHEST)
 
 
 @triton.jit
@@ -90,9 +70,7 @@ def predict_kernel(
     else:
         back_u = sampled(back_ptr + n * 2 * plane, left, top, fx, fy, known, height, width, False, 0)
         back_v = sampled(back_ptr + n * 2 * plane + plane, left, top, fx, fy, known, height, width, False, 0)
-        error = (u + back_u) * (u + back_u) + (v + back_v) * (v + back_v)
-        threshold = relative * (u * u + v * v + back_u * back_u + back_v * back_v) + allowed_px2
-        confidence = clamp01((threshold - error) / (softness * threshold))
+        confidence = consistency(u, v, back_u, back_v, relative, allowed_px2, softness)
         if BOUNDARY:
             confidence *= smoothness(
                 flow, pixel, column, row, u, v, mask, plane, height, width, boundary_relative, boundary_absolute
@@ -103,8 +81,7 @@ def predict_kernel(
             channel = (n * SOURCES + c) * plane
             moved = sampled(source_to_ptr + channel, left, top, fx, fy, known, height, width, False, 0)
             difference += tl.abs(tl.load(source_at_ptr + channel + pixel, mask=mask, other=0.0).to(tl.float32) - moved)
-        ratio = difference / SOURCES / photometric
-        confidence *= clamp01(1.0 / (1.0 + ratio * ratio * (ratio * ratio)))
+        confidence *= similarity(difference / SOURCES, photometric)
     confidence = tl.where(inside(x, y, height, width), confidence, 0.0)
     tl.store(confidence_ptr + n * plane + pixel, confidence.to(confidence_ptr.dtype.element_ty), mask=mask)
 
@@ -112,7 +89,7 @@ def predict_kernel(
     mean_u = tl.sum(tl.sum(tl.where(mask, countable(u), 0.0), axis=2), axis=0) / (count * cell)
     mean_v = tl.sum(tl.sum(tl.where(mask, countable(v), 0.0), axis=2), axis=0) / (count * cell)
     least = tl.min(tl.min(tl.where(mask, confidence, 1.0), axis=2), axis=0)
-    cell_plane = cells_across.to(tl.int64) * cells_down
+    cell_plane = int64(cells_across) * cells_down
     here = at_cell < cell_plane
     kind = flow_latent_ptr.dtype.element_ty
     tl.store(flow_latent_ptr + n * 2 * cell_plane + at_cell, mean_u.to(kind), mask=here)

@@ -1,37 +1,19 @@
-"""Sampling a plane at real positions, for the kernels that warp: border rules, tap weights, confidences' clamp.
+"""Sampling a plane at real positions, for the kernels that warp: border rules and tap weights.
 
 The arithmetic of flowguide/reference.py, `sampled`, in float32. BORDER is 0 edge, 1 zero, 2 reflect, 3 wrap.
 """
 
 import triton
 import triton.language as tl
+from flowguide.kernels.confidence import FARTHEST, finite
 
 BORDERS = {"edge": 0, "zero": 1, "reflect": 2, "wrap": 3}
-FARTHEST: tl.constexpr = tl.constexpr(4194304.0)  # 2^22, as FARTHEST_PX of the reference
-LARGEST: tl.constexpr = tl.constexpr(3.4028234e38)
 
 
 @triton.jit
 def int64(size):
     """A size that is 1 reaches the kernel as a constant, which has no `.to`."""
     return tl.full((), size, tl.int64)
-
-
-@triton.jit
-def clamp01(value):
-    """[0, 1]; NaN becomes 0."""
-    return tl.where(value > 0.0, tl.minimum(value, 1.0), 0.0)
-
-
-@triton.jit
-def finite(value):
-    return tl.abs(value) <= LARGEST
-
-
-@triton.jit
-def inside(x, y, height, width):
-    """On the picture's area: half a pixel beyond the outermost centres still is."""
-    return (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)
 
 
 @triton.jit

@@ -7,9 +7,10 @@ at the top; read as int16 of the same bits). Without a resize it is one launch.
 import torch
 import triton
 import triton.language as tl
+from flowguide.kernels.confidence import clamp01
 from flowguide.kernels.launch import block, dense, float32_like
 from flowguide.kernels.resize import resize
-from flowguide.kernels.sample import clamp01, int64
+from flowguide.kernels.sample import int64
 from torch import Tensor
 
 from flowguide.reference_colour import LUMA_WEIGHTS, levels

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_every_kernel_compiles_for_every_card_and_the_table_is_fresh() -> None:
     triton = pytest.importorskip("triton")
     table = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")

@@ -38,9 +38,14 @@ def scaled(text: str) -> tuple[str, float]:
 
 def pipeline_around(parts: Parts) -> Any:
     """diffusers' own pipeline of the same networks: its loaders know every format of adapter."""
-    import diffusers
+    import diffusers as library
 
-    shared = {"unet": parts.unet, "vae": parts.vae, "scheduler": diffusers.DDIMScheduler(steps_offset=1, clip_sample=False)}
+    diffusers: Any = library
+    shared = {
+        "unet": parts.unet,
+        "vae": parts.vae,
+        "scheduler": diffusers.DDIMScheduler(steps_offset=1, clip_sample=False),
+    }
     with quiet():
         if len(parts.text_encoders) == 2:
             encoders = dict(zip(("text_encoder", "text_encoder_2"), parts.text_encoders, strict=True))

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UsageError
+from .long_attention import attended
 
 
 @dataclass
@@ -97,17 +97,11 @@ class _Shared:
         self._bank, self._storing = bank, storing
 
     def __call__(self, attn: Any, hidden_states: Tensor, *arguments: Any, **options: Any) -> Tensor:
-        rows, tokens, _ = hidden_states.shape
+        rows = hidden_states.shape[0]
         if rows % self._frames:
             raise UsageError(f"Attention shared by {self._frames} frames needs them in one batch, got {rows} rows.")
-        query = attn.to_q(hidden_states)
-        seen = [self._seen(part, rows) for part in self._keys_and_values(attn, hidden_states)]
-        heads = [part.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for part in (query, *seen)]
-        mixed = F.scaled_dot_product_attention(*heads)
-        output: Tensor = mixed.transpose(1, 2).reshape(rows, tokens, -1).to(query.dtype)
-        for layer in attn.to_out:
-            output = layer(output)
-        return output
+        keys, values = (self._seen(part, rows) for part in self._keys_and_values(attn, hidden_states))
+        return attended(attn, attn.to_q(hidden_states), keys, values)
 
     def _keys_and_values(self, attn: Any, hidden_states: Tensor) -> list[Tensor]:
         """[groups, frames or 1, tokens of all that is seen, width] each."""

@@ -173,5 +173,7 @@ def _licence(folder: Path) -> str:
     card = folder / "README.md"
     if not card.is_file():
         return "not stated"
-    match = re.search(r"^license(?:_name)?:\s*(\S.*)$", card.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+    match = re.search(
+        r"^license(?:_name)?:\s*(\S.*)$", card.read_text(encoding="utf-8", errors="replace"), re.MULTILINE
+    )
     return match.group(1).strip() if match else "not stated"

@@ -12,17 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import RenderConfig
+from ..config import RenderConfig, render_config
 from ..errors import ModelError
 from .attachments import add_embeddings, fuse_loras, image_prompt, load_controls
 from .denoiser import Denoiser
 from .hints import Hint
 from .latents import Autoencoder
 from .loading import AUTOENCODERS, Parts, folder_parts, load, pickle_refused, read_json
+from .long_attention import use_long_attention
 from .model_folders import BUNDLED, find_model
+from .packed import pack
 from .prompts import PromptEncoder
 from .published import LAYOUTS
 from .single_file import single_file_autoencoder, single_file_parts
+from .taesd import load_taesd
 
 __all__ = ["BUNDLED", "Checkpoint", "find_checkpoint", "load_checkpoint"]
 
@@ -59,7 +62,8 @@ class Checkpoint:
     @property
     def grid(self) -> int:
         """Pixels that height and width must be multiples of: the latent cell times the UNet's own halvings."""
-        return self.autoencoder.cell * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        halvings = len(self.unet.config.block_out_channels) - 1
+        return self.autoencoder.cell * int(2**halvings)
 
     @property
     def inpainting(self) -> bool:
@@ -71,6 +75,13 @@ class Checkpoint:
         """Width of the guidance-scale embedding of a distilled model (LCM); None for any other."""
         width: int | None = self.unet.config.time_cond_proj_dim
         return width
+
+    def pack(self) -> None:
+        """Lay the weights out for this CPU (`packed`); from then on the networks can be called and nothing else."""
+        for network in (self.unet, self.autoencoder.network, *(control.network for control in self.denoiser.controls)):
+            pack(network)
+        if self.device.type == "cpu":
+            use_long_attention(self.unet)
 
     def offload(self) -> bool:
         """Keep the text encoders and the UNet's waiting layers in main memory; False where that gains nothing."""
@@ -112,7 +123,7 @@ def load_checkpoint(
 
     Raises UnknownName for an unknown name, ModelError where a part is missing, unreadable or of another family.
     """
-    config = config or RenderConfig()
+    config = config or render_config()
     parts = _with_autoencoder(_parts(find_checkpoint(model, config.model_folders), dtype, config), dtype, config)
     _check_family(parts)
     add_embeddings(parts, config)
@@ -159,7 +170,10 @@ def _with_autoencoder(parts: Parts, dtype: torch.dtype, config: RenderConfig) ->
     import diffusers
 
     path = find_model("vae", config.vae, config.model_folders)
-    if path.is_dir():
+    vae: Any
+    if path.is_dir() and not (path / "vae").is_dir() and not (path / "config.json").is_file():
+        vae = load_taesd(path, dtype, allow_pickle=config.allow_pickle)
+    elif path.is_dir():
         folder = path / "vae" if (path / "vae").is_dir() else path
         name = read_json(folder / "config.json").get("_class_name")
         if name not in AUTOENCODERS:

@@ -54,6 +54,7 @@ class ImageToImage:
         """State of the noise `carried`; a resumed run restores it."""
         self.attention = AttentionSharing(checkpoint.unet)
         """Sharing of self-attention between frames; off unless entered."""
+        checkpoint.pack()
         if config.vae_tiles:
             checkpoint.autoencoder.use_tiles()
         self.configure(config)

@@ -6,7 +6,8 @@ latent: `blend` is (1 − m)·z_source + m·k0 with m = init_weight·confidence.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,9 +43,9 @@ class InitialLatent:
         if self._init == "random":
             return torch.zeros_like(self._encode(source))
         if self._init == "previous" and here and self._before is not None:
-            return self._encode(self._before)
+            return self._encode(self._before.to(source.device))
         if self._init == "first" and here and self._first is not None:
-            return self._first
+            return self._first.to(source.device)
         if self._init == "warped" and k0 is not None:
             return k0
         z = self._encode(source)
@@ -52,6 +53,15 @@ class InitialLatent:
             least = -F.max_pool2d(-confidence[None, None], confidence.shape[0] // z.shape[2])
             return torch.where(least > 0, z.lerp(k0, self._weight * least), z)
         return z
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs to go on with the next frame, on the CPU."""
+        kept = {"before": self._before, "first": self._first}
+        return {"shot": self._shot, **{name: None if value is None else value.cpu() for name, value in kept.items()}}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned."""
+        self._shot, self._before, self._first = state["shot"], state["before"], state["first"]
 
     def remember(self, finished: Tensor, shot: int) -> None:
         """Keep the finished picture [3, H, W] of the frame."""

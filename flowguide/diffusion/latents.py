@@ -41,8 +41,8 @@ class Autoencoder:
         return self._finite(self._decode, latents).float().contiguous().clamp(-1.0, 1.0)
 
     def use_tiles(self) -> bool:
-        """Work on one picture and one tile of it at a time from now on; False if it did already."""
-        if getattr(self._vae, "use_tiling", False):
+        """Work on one picture and one tile of it at a time from now on; False if it did already or cannot."""
+        if getattr(self._vae, "use_tiling", False) or not hasattr(self._vae, "enable_tiling"):
             return False
         self._vae.enable_slicing()
         self._vae.enable_tiling()
@@ -61,7 +61,8 @@ class Autoencoder:
         pictures = pictures.to(self._vae.device, self._vae.dtype).contiguous(memory_format=torch.channels_last)
         coded = self._vae.encode(pictures)
         latents = coded.latent_dist.mode() if hasattr(coded, "latent_dist") else coded.latents
-        return (latents - self._shift) * self._scale if self._shift else latents * self._scale
+        scaled: Tensor = (latents - self._shift) * self._scale if self._shift else latents * self._scale
+        return scaled
 
     @torch.inference_mode()
     def _decode(self, latents: Tensor) -> Tensor:

@@ -61,9 +61,7 @@ def found(kind: str, folders: Sequence[str] = ()) -> Iterator[Path]:
         if not place.is_dir():
             continue
         for entry in sorted(place.rglob("*")):
-            if entry.name == "model_index.json":
-                yield entry.parent
-            elif entry.name == "config.json" and kind in ("controlnet", "vae"):
+            if entry.name == "model_index.json" or (entry.name == "config.json" and kind in ("controlnet", "vae")):
                 yield entry.parent
             elif entry.suffix in SUFFIXES and not _inside_a_folder_model(entry, place):
                 yield entry

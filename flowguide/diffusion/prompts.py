@@ -87,8 +87,8 @@ class PromptEncoder:
             hidden = output[0] if len(self._encoders) == 1 else output.hidden_states[-2]
             embedded.append(_weighted(hidden, weights).reshape(1, -1, hidden.shape[-1]))
             pooled = output[0][:1] if len(self._encoders) == 2 else None
-        text = torch.cat(embedded, dim=-1).to(self._device)
-        return Embedding(text, None if pooled is None else pooled.to(self._device))
+        joined = torch.cat(embedded, dim=-1).to(self._device)
+        return Embedding(joined, None if pooled is None else pooled.to(self._device))
 
 
 def _tokens(tokenizer: Any, text: str) -> tuple[list[int], list[float]]:

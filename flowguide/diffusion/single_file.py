@@ -83,14 +83,26 @@ def single_file_autoencoder(path: Path, dtype: torch.dtype, like: dict[str, Any]
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor of a safetensors file, from its header alone. Raises ModelError."""
+    """Name -> shape of every tensor of a safetensors file, from its header alone; a pickle is opened, with tensors as
+    the only objects it may hold. Raises ModelError."""
     from safetensors import SafetensorError, safe_open
 
+    if path.suffix != ".safetensors":
+        return _pickled_shapes(path)
     try:
         with safe_open(path, framework="pt") as file:
             return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path} is not a whole safetensors file: {first_line(error)}. Copy it again.") from error
+
+
+def _pickled_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise ModelError(f"{path} could not be opened: {first_line(error)}") from error
+    tensors = content.get("state_dict", content) if isinstance(content, dict) else {}
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
 
 
 def family_of(names: dict[str, tuple[int, ...]], path: Path) -> str:
@@ -132,13 +144,13 @@ def write_tokenizer(folder: Path, padding: str) -> None:
     """CLIP's tokenizer from the vocabulary that open_clip_torch carries."""
     from transformers import CLIPTokenizer
 
-    merges = [tuple(line.split()) for line in _merges()]
+    merges: Any = [tuple(line.split()) for line in _merges()]
     letters = _letters()
     tokens = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: number for number, token in enumerate(tokens)}
     folder.mkdir()
-    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77, pad_token=padding)
+    tokenizer: Any = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77, pad_token=padding)
     tokenizer.save_pretrained(folder)
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]

@@ -11,6 +11,7 @@ sigma -> σ = √(1 − ᾱ), eta -> η; index t is this step, s the next (less 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,9 +57,8 @@ class StepTable:
 
     def row(self, step: int, guidance_scale: float) -> StepRow:
         """The coefficients of one step for `ops.guided_step`."""
-        columns = (self.P, self.Q, self.A, self.B, self.C, self.D)
-        scalars = (float(column[step]) for column in columns)
-        return StepRow(*scalars, share=1.0, guidance_scale=guidance_scale, clip=self.clip)
+        P, Q, A, B, C, D = (float(column[step]) for column in (self.P, self.Q, self.A, self.B, self.C, self.D))
+        return StepRow(P, Q, A, B, C, D, share=1.0, guidance_scale=guidance_scale, clip=self.clip)
 
 
 def noise_share(ratio_from: float, ratio_to: float) -> float:
@@ -82,7 +82,7 @@ def noise_share(ratio_from: float, ratio_to: float) -> float:
 
 
 def few_step_pull(count: int) -> Array:
-    """Pull per step for a model of few steps, which cannot re-harmonise afterwards: 1, 1/2, 1/4 …, and 0 at the last."""
+    """Pull per step of a model of few steps, which cannot re-harmonise afterwards: 1, 1/2, 1/4 …, and 0 at the last."""
     pull = 0.5 ** np.arange(count, dtype=np.float64)
     pull[-1:] = 0.0
     return pull
@@ -123,4 +123,4 @@ def _unknown_prediction(prediction_type: str) -> ModelError:
 
 def shares(ratio: Array) -> Array:
     """`noise_share` of each step, from α/σ at its start and end: n + 1 values give n shares."""
-    return np.array([noise_share(a, b) for a, b in zip(ratio[:-1], ratio[1:], strict=True)])
+    return np.array([noise_share(a, b) for a, b in pairwise(ratio)])

@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import UnknownName, UsageError
+from .cache import CachedFlow
 from .dis import DIS
 from .farneback import Farneback
 from .files import FlowFiles
 from .onnx import OnnxFlow
 from .protocol import FlowEstimator, PairEstimator
+from .still import StillDIS
 from .truth import TrueFlow
 from .user import UserFlow
 
 ESTIMATORS: dict[str, type[PairEstimator]] = {
     "dis": DIS,
+    "dis-still": StillDIS,
     "farneback": Farneback,
     "files": FlowFiles,
     "onnx": OnnxFlow,
@@ -43,11 +46,13 @@ def estimator(name: str, **options: Any) -> FlowEstimator:
 __all__ = [
     "DIS",
     "ESTIMATORS",
+    "CachedFlow",
     "Farneback",
     "FlowEstimator",
     "FlowFiles",
     "OnnxFlow",
     "PairEstimator",
+    "StillDIS",
     "TrueFlow",
     "UserFlow",
     "estimator",

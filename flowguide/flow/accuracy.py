@@ -15,6 +15,8 @@ RIGHT_PX = 1.0
 BINS = 15
 KEPT = 20
 """Points of the sparsification curve: all pixels, then 95 %, 90 % ... of the most confident."""
+SPARSIFIED_EVERY = 3
+"""The curve is made of every third pixel along both axes."""
 
 
 def endpoint_error(uv: Tensor, truth: Tensor) -> Tensor:
@@ -30,12 +32,20 @@ class Accuracy:
         self._pixels = self._visible = 0
         self._error = self._visible_error = 0.0
         self._above = dict.fromkeys((1, 3), 0)
-        self._occlusion = torch.zeros(3, dtype=torch.int64)
-        """Found, called and true occluded pixels."""
+        self._occlusion = torch.zeros(2, 3, dtype=torch.int64)
+        """Found, called and true occluded pixels, as called and where confidence is below one half."""
         self._bins = torch.zeros(BINS, 3, dtype=torch.float64)
         """Per bin of confidence: pixels, their confidence, right ones."""
         self._curve = torch.zeros(KEPT, dtype=torch.float64)
         self._oracle = torch.zeros(KEPT, dtype=torch.float64)
+
+    def merge(self, other: Accuracy) -> None:
+        """Add the pairs of another."""
+        for name in ("pairs", "_pixels", "_visible", "_error", "_visible_error"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self._above = {limit: count + other._above[limit] for limit, count in self._above.items()}
+        for name in ("_occlusion", "_bins", "_curve", "_oracle"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def add(self, flow: Flow, truth: Tensor, visible: Tensor, called_visible: Tensor | None = None) -> None:
         """truth: float [2, H, W] in pixels; visible: bool [H, W].
@@ -56,13 +66,16 @@ class Accuracy:
 
     def _add_confidence(self, confidence: Tensor, error: Tensor, visible: Tensor, called: Tensor) -> None:
         occluded = ~visible
-        self._occlusion += torch.stack([(called & occluded).sum(), called.sum(), occluded.sum()])
+        for row, guess in enumerate((called, confidence < 0.5)):
+            self._occlusion[row] += torch.stack([(guess & occluded).sum(), guess.sum(), occluded.sum()])
         right = ((error <= RIGHT_PX) & visible).double().flatten()
         value = confidence.double().flatten()
         place = (value * BINS).long().clamp(0, BINS - 1)
         self._bins.index_add_(0, place, torch.stack([torch.ones_like(value), value, right], 1))
-        self._curve += _sparsified(error, -confidence)
-        self._oracle += _sparsified(error, error)
+        some = slice(None, None, SPARSIFIED_EVERY)
+        few, doubt = error[some, some], -confidence[some, some]
+        self._curve += _sparsified(few, doubt)
+        self._oracle += _sparsified(few, few)
 
     @property
     def epe(self) -> float:
@@ -72,7 +85,15 @@ class Accuracy:
     @property
     def occlusion_f1(self) -> float:
         """Harmonic mean of precision and recall of the pixels called occluded."""
-        found, called, true = (int(count) for count in self._occlusion)
+        return self._f1(0)
+
+    @property
+    def doubt_f1(self) -> float:
+        """The same of the pixels whose confidence is below one half."""
+        return self._f1(1)
+
+    def _f1(self, row: int) -> float:
+        found, called, true = (int(count) for count in self._occlusion[row])
         return 2 * found / max(called + true, 1)
 
     @property
@@ -103,6 +124,7 @@ class Accuracy:
         if float(self._bins.sum()):
             measured |= {
                 "occlusion_f1": self.occlusion_f1,
+                "doubt_f1": self.doubt_f1,
                 "calibration_error": self.calibration_error,
                 "sparsification_area": self.sparsification_area,
             }

@@ -37,6 +37,10 @@ class FlowFiles(PairEstimator):
     def name(self) -> str:
         return f"files:{self.pattern}"
 
+    @property
+    def key(self) -> None:
+        return None
+
     def displacement(self, at: Frame, to: Frame) -> Tensor:
         path = Path(self.pattern.format(at=at.index, to=to.index))
         uv = read_flow(path)

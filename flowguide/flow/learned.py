@@ -8,6 +8,7 @@ frame lands. It was trained on scenes with known flow with the real flows of sev
 
 from __future__ import annotations
 
+import hashlib
 from functools import cache
 from pathlib import Path
 
@@ -157,6 +158,12 @@ def _landed(flow: Tensor) -> Tensor:
     place = torch.where(inside, y * width + x, torch.full_like(x, height * width)).long().flatten()
     count = torch.bincount(place, minlength=height * width + 1)[: height * width]
     return _mean(count.view(1, 1, height, width).float(), 3).clamp(max=3)
+
+
+@cache
+def weights_digest() -> str:
+    """Of the shipped weights, so that what was found with others is not taken for theirs."""
+    return hashlib.blake2b(WEIGHTS.read_bytes(), digest_size=8).hexdigest() if WEIGHTS.is_file() else "none"
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -80,6 +81,13 @@ class OnnxFlow(PairEstimator):
     @property
     def name(self) -> str:
         return f"onnx:{self.path.name}"
+
+    @property
+    def key(self) -> str | None:
+        if super().key is None:
+            return None
+        content = hashlib.blake2b(self.path.read_bytes(), digest_size=16).hexdigest()
+        return f"{super().key} {content} {self.layout}"
 
     def displacement(self, at: Frame, to: Frame) -> Tensor:
         size = self._fixed_size()

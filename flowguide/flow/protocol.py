@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..types import Flow, Frame
 from .confidence import Confidence, confidence_measure
+from .learned import weights_digest
 
 
 @runtime_checkable
@@ -48,10 +49,19 @@ class PairEstimator(ABC):
 
     def __init__(self, *, confidence: str | Confidence | None = "check"):
         self.confidence = None if confidence is None else confidence_measure(confidence)
+        self._measure = confidence if isinstance(confidence, str) else None if confidence else "none"
 
     @property
     @abstractmethod
     def name(self) -> str: ...
+
+    @property
+    def key(self) -> str | None:
+        """All that its results depend on beside the frames; None where that cannot be told."""
+        if self._measure is None:
+            return None
+        weights = weights_digest() if self._measure == "learned" else ""
+        return f"{self.name} {self._measure} {weights} opencv-{cv2.__version__}"
 
     @abstractmethod
     def displacement(self, at: Frame, to: Frame) -> Tensor:

@@ -41,6 +41,10 @@ class UserFlow(PairEstimator):
     def name(self) -> str:
         return self.address
 
+    @property
+    def key(self) -> None:
+        return None
+
     def displacement(self, at: Frame, to: Frame) -> Tensor:
         return self._as_flow(self._called(self._function, at, to), at)
 

@@ -26,7 +26,7 @@ def train(
     work: Folder for squares (5 GB), checkpoints, logs and the exported model.
     minutes: Stop after this time.
     resume: Begin from the bundled weights where the work folder has no checkpoint.
-    steps: Denoiser steps of the whole training; the learning rate falls over the last 40 % of them.
+    steps: Denoiser steps of the whole training; the learning rate falls over the last fifth of them.
     compiled: Compile the UNet (a C++ compiler is needed on the CPU; about 1.4 times faster).
     processes: Processes that render the training squares.
     """

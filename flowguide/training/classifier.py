@@ -47,7 +47,7 @@ def labelled_crops(shards: list[np.ndarray], count: int, generator: np.random.Ge
 
 
 def train_classifier(
-    work: Path, autoencoder: AutoencoderTiny, shards: int = 12, steps: int = 900, seed: int = 5
+    work: Path, autoencoder: AutoencoderTiny, shards: int = 12, steps: int = 600, seed: int = 5
 ) -> nn.Sequential:
     """Train on the squares of a work folder; half of the crops pass through the autoencoder first."""
     torch.manual_seed(seed)

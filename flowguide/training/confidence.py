@@ -155,9 +155,9 @@ def weathered(pair: Pair, random: np.random.Generator) -> tuple[Frame, Frame]:
     smear = _smear(random) if random.random() < 0.2 else None
     taken = []
     for frame, slope in ((pair.first, np.zeros(2)), (pair.second, shade)):
-        picture = frame.rgb.permute(1, 2, 0).numpy().astype(np.float32) * dim
+        picture = np.asarray(frame.rgb.permute(1, 2, 0).numpy() * dim, np.float32)
         if smear is not None:
-            picture = cv2.filter2D(picture, -1, smear, borderType=cv2.BORDER_REPLICATE)
+            picture = np.asarray(cv2.filter2D(picture, -1, smear, borderType=cv2.BORDER_REPLICATE), np.float32)
         y = np.linspace(-0.5, 0.5, picture.shape[0])[:, None, None]
         x = np.linspace(-0.5, 0.5, picture.shape[1])[None, :, None]
         levels = np.clip(np.rint(picture * (1 + slope[0] * x + slope[1] * y)), 0, 255).astype(np.uint8)

@@ -21,7 +21,7 @@ from .stylise import STYLES, layout_noise, stylise
 
 # clip, first frame: after fades, and where people are in the picture
 CLIPS = {"flower.mp4": 0, "big-buck-bunny-480p.mp4": 60, "people-static-camera.mp4": 300}
-MOVING = {"big-buck-bunny-480p.mp4": 120, "people-static-camera.mp4": 420}
+MOVING = {"big-buck-bunny-480p.mp4": 130, "people-static-camera.mp4": 600}
 FRAMES_PER_CLIP = 8
 SEED = 7
 

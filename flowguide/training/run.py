@@ -129,5 +129,5 @@ def denoiser_loop(
     if settings.compiled:
         painter.unet.compile(dynamic=False)
     task = PathTask(latents, settings.seed, settings.denoiser_steps, settings.denoiser_batch, settings.crop)
-    schedule = Schedule(settings.denoiser_steps, settings.denoiser_rate, warm_up=200)
+    schedule = Schedule(settings.denoiser_steps, settings.denoiser_rate, warm_up=200, decay_share=0.2)
     return TrainingLoop(painter, task, schedule, work / "denoiser", betas=(0.9, 0.99), average=0.999)

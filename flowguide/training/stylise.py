@@ -20,6 +20,8 @@ CHANNELS = 8
 PAPER = np.array([244, 236, 214], np.float32)
 INK = np.array([24, 26, 52], np.float32)
 GROUT = np.array([44, 40, 38], np.float32)
+STROKE_ANGLE = -0.6  # radians from the x axis, clockwise in the picture
+STROKE_WIDTH = 11  # pixels from ridge to ridge
 
 
 def layout_noise(seed: tuple[int, ...], height: int, width: int) -> np.ndarray:
@@ -67,22 +69,22 @@ def peaks(channel: np.ndarray, jitter: np.ndarray, reach: float) -> tuple[np.nda
     return np.stack([rows, columns]), np.clip(places, 0, limits)
 
 
-def wave(real: np.ndarray, imaginary: np.ndarray, angle: float, period: float) -> np.ndarray:
+def wave(real: np.ndarray, imaginary: np.ndarray, angle: float, period: float, spread: float = 1.5) -> np.ndarray:
     """Phase-only Gabor noise (Lagae et al. 2009): a wave in -1..1 with the given period in pixels.
 
-    Cell i adds (real + j imaginary)_i exp(j k.(x - x_i)) in a Gaussian window of 1.5 cells.
+    Cell i adds (real + j imaginary)_i exp(j k.(x - x_i)) in a Gaussian window of `spread` cells.
     """
     height, width = (CELL * n for n in real.shape)
-    k = 2 * np.pi / period * np.array([np.cos(angle), np.sin(angle)])
-    y, x = np.mgrid[0:height, 0:width]
+    k = np.float32(2 * np.pi / period) * np.array([np.cos(angle), np.sin(angle)], np.float32)
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     phase = k[0] * x + k[1] * y
     centre = (CELL - 1) / 2
     at_cells = k[0] * (x[::CELL, ::CELL] + centre) + k[1] * (y[::CELL, ::CELL] + centre)
-    demodulated = (real + 1j * imaginary) * np.exp(-1j * at_cells)
-    envelope = [
-        smooth_field(part.astype(np.float32), 1.5, (height, width)) for part in (demodulated.real, demodulated.imag)
-    ]
-    return np.cos(np.angle((envelope[0] + 1j * envelope[1]) * np.exp(1j * phase))).astype(np.float32)
+    cosine, sine = np.cos(at_cells), np.sin(at_cells)
+    # the wave's amplitude, a complex number that varies slowly
+    a = smooth_field(real * cosine + imaginary * sine, spread, (height, width))
+    b = smooth_field(imaginary * cosine - real * sine, spread, (height, width))
+    return (a * np.cos(phase) - b * np.sin(phase)) / np.sqrt(a * a + b * b + 1e-6)
 
 
 def luminance(picture: np.ndarray) -> np.ndarray:
@@ -102,81 +104,43 @@ def saturate(picture: np.ndarray, gain: float) -> np.ndarray:
     return grey + gain * (picture - grey)
 
 
-# Oil painting: layers of strokes from broad to fine over a blurred ground (Hertzmann 1998).
-
-
-def stroke_directions(picture: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """Unit vectors (H, W, 2) along the edges; where nothing has an edge, along a smooth random field."""
+def stroke_angles(picture: np.ndarray) -> np.ndarray:
+    """Angle of the strokes in radians, float32 (H, W): along strong edges, else STROKE_ANGLE."""
     grey = cv2.GaussianBlur(luminance(picture), (0, 0), 1.5)
     dx, dy = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)
     # doubled angle of the gradient, so that opposite gradients do not cancel
-    cosine = cv2.GaussianBlur(dx * dx - dy * dy, (0, 0), 6)
-    sine = cv2.GaussianBlur(2 * dx * dy, (0, 0), 6)
-    # in flat parts, below this strength, the noise alone decides
+    cosine = cv2.GaussianBlur(dx * dx - dy * dy, (0, 0), 7)
+    sine = cv2.GaussianBlur(2 * dx * dy, (0, 0), 7)
     weight = np.sqrt(cosine**2 + sine**2) + 0.03
-    cosine = cosine / weight + 0.5 * smooth_field(noise[4], 2.0, grey.shape)
-    sine = sine / weight + 0.5 * smooth_field(noise[5], 2.0, grey.shape)
-    angle = 0.5 * np.arctan2(sine, cosine) + np.pi / 2
-    return np.stack([np.cos(angle), np.sin(angle)], 2).astype(np.float32)
+    flat = 2 * STROKE_ANGLE + np.pi
+    cosine, sine = cosine / weight + 0.4 * np.cos(flat), sine / weight + 0.4 * np.sin(flat)
+    return (0.5 * np.arctan2(sine, cosine) + np.pi / 2).astype(np.float32)
 
 
-def draw_strokes(
-    canvas: np.ndarray,
-    height: np.ndarray,
-    places: np.ndarray,
-    colours: np.ndarray,
-    levels: np.ndarray,
-    directions: np.ndarray,
-    width: int,
-) -> None:
-    """Paint curved strokes in place, in the given order; height gets each stroke's ridge above its level (0..1)."""
-    length = 1.8 * width
-    rise = min(1.0, width / 10)
-    limit = np.array([canvas.shape[1] - 1, canvas.shape[0] - 1])
-    for place, colour, level in zip(places, colours, levels.tolist(), strict=True):
-        x, y = place.astype(int)
-        heading = directions[y, x]
-        end_x, end_y = np.clip(place + length * heading, 0, limit).astype(int)
-        bend = directions[end_y, end_x]
-        bend = bend if bend @ heading >= 0 else -bend
-        points = np.array([place - length * heading, place, place + 0.5 * length * (heading + bend)])
-        curve = [(points * 8).astype(np.int32)]
-        cv2.polylines(canvas, curve, False, colour.tolist(), width, cv2.LINE_AA, 3)
-        cv2.polylines(height, curve, False, level * rise, width, cv2.LINE_AA, 3)
-        cv2.polylines(height, curve, False, (level + 0.3) * rise, max(1, width // 2), cv2.LINE_AA, 3)
+def along(angles: np.ndarray, noise: np.ndarray, turn: float, period: float) -> np.ndarray:
+    """Waves (H, W), about -1..1, whose direction is the given angles plus a turn; mixed from six directions."""
+    total, power = np.zeros_like(angles), np.full_like(angles, 1e-6)
+    for angle in np.arange(6) * np.pi / 6:
+        weight = np.clip(np.cos(2 * (angles - angle)), 0, 1) ** 6
+        total += weight * wave(noise[0], noise[1], angle + turn, period, 0.9)
+        power += weight**2
+    return total / np.sqrt(power)
 
 
 def oil_painting(picture: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    directions = stroke_directions(picture, noise)
-    source = saturate(picture.astype(np.float32), 1.2)
-    canvas = cv2.GaussianBlur(source, (0, 0), 8)
-    height = np.full(picture.shape[:2], 0.3, np.float32)
-    # brush width in pixels, channel of the places, squared colour error that asks for a stroke
-    for width, channel, tolerance in ((15, 6, 0), (11, 7, 0), (6, 7, 160), (4, 6, 220), (3, 7, 260)):
-        colours = cv2.GaussianBlur(source, (0, 0), width / 4)
-        if width > 6:
-            cells, places = peaks(noise[channel], noise[4:6], 2.5)
-        else:
-            cells, places = every_cell(noise[channel], noise[4:6])
-        x, y = places.astype(int).T
-        error = cv2.GaussianBlur(((source - canvas) ** 2).mean(2), (0, 0), width / 2)[y, x]
-        order = np.argsort(noise[channel][cells[0], cells[1]], kind="stable")
-        order = order[error[order] >= tolerance]
-        chosen = np.clip(colours[y, x] + tint(noise, cells, 14 if width > 6 else 4), 0, 255)
-        levels = 0.5 + 0.13 * np.clip(noise[3][cells[0], cells[1]], -1.5, 1.5)
-        draw_strokes(canvas, height, places[order], chosen[order], levels[order], directions, width)
-    relief = cv2.GaussianBlur(height, (0, 0), 0.8)
-    shade = cv2.Sobel(relief, cv2.CV_32F, 1, 0) + cv2.Sobel(relief, cv2.CV_32F, 0, 1)
-    return canvas - 26 * np.clip(shade, -1.2, 1.2)[..., None]
-
-
-def every_cell(channel: np.ndarray, jitter: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All cells and a place within each, as peaks() gives them."""
-    rows, columns = (index.ravel() for index in np.indices(channel.shape))
-    shift = 2.5 * np.clip(np.sign(channel) * jitter, -1.5, 1.5).reshape(2, -1)
-    places = np.stack([columns, rows], 1) * CELL + (CELL - 1) / 2 + shift.T
-    limits = np.array([channel.shape[1], channel.shape[0]]) * CELL - 1
-    return np.stack([rows, columns]), np.clip(places, 0, limits)
+    """Short ridges of thick paint along the edges, which drag the smoothed colours; float32 (H, W, 3) in levels."""
+    angles = stroke_angles(picture)
+    across = along(angles, noise[6:8], np.pi / 2, STROKE_WIDTH)
+    dashes = along(angles, noise[4:6], 0, 3 * STROKE_WIDTH)
+    strokes = across * (0.6 + 0.4 * dashes)
+    y, x = np.mgrid[0 : picture.shape[0], 0 : picture.shape[1]].astype(np.float32)
+    shift = 6 * strokes
+    x, y = x + shift * np.cos(angles), y + shift * np.sin(angles)
+    ground = cv2.edgePreservingFilter(picture, flags=1, sigma_s=12, sigma_r=0.4)
+    dragged = cv2.remap(ground, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    paint = saturate(dragged.astype(np.float32), 1.35)
+    warmth = smooth_field(noise[3], 0.8, angles.shape)[..., None] * np.array([5, 0, -5], np.float32)
+    return paint + warmth + strokes[..., None] * (13 + 0.12 * paint)
 
 
 def tint(noise: np.ndarray, cells: np.ndarray, strength: float) -> np.ndarray:
@@ -185,10 +149,8 @@ def tint(noise: np.ndarray, cells: np.ndarray, strength: float) -> np.ndarray:
     return strength * np.stack([lightness + 0.5 * warmth, lightness, lightness - 0.5 * warmth], 1)
 
 
-# Ink drawing: contours by an extended difference of Gaussians (Winnemoeller 2011) and two layers of hatching.
-
-
 def ink_drawing(picture: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Contours by an extended difference of Gaussians (Winnemoeller 2011), two layers of hatching; (H, W, 3)."""
     grey = luminance(picture)
     tone = cv2.GaussianBlur(grey, (0, 0), 2.0) ** 0.9
     fine, coarse = cv2.GaussianBlur(grey, (0, 0), 1.1), cv2.GaussianBlur(grey, (0, 0), 2.2)
@@ -206,10 +168,8 @@ def hatching(lines: np.ndarray, coverage: np.ndarray) -> np.ndarray:
     return ramp(lines, level - 0.25, level + 0.25) * ramp(coverage, 0.02, 0.12)
 
 
-# Mosaic: Voronoi tiles of one colour each, bevelled, with dark grout.
-
-
 def mosaic(picture: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Voronoi tiles of one colour each, bevelled, with dark grout; (H, W, 3) in levels."""
     cells, places = peaks(noise[7], noise[5:7], 2.0)
     free = np.ones(picture.shape[:2], np.uint8)
     x, y = places.round().astype(int).T
@@ -233,10 +193,8 @@ def mosaic(picture: np.ndarray, noise: np.ndarray) -> np.ndarray:
     return tiles + grout[..., None] * (GROUT - tiles)
 
 
-# Watercolour: a wobbling picture in few flat washes with dark rims, granulation, blooms and paper showing through.
-
-
 def watercolour(picture: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """A wobbling picture in few washes with dark rims, granulation and blooms on paper; (H, W, 3) in levels."""
     shape = picture.shape[:2]
     y, x = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
     x = x + 1.8 * smooth_field(noise[4], 0.8, shape)

@@ -57,6 +57,7 @@ class ClipWriter:
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         self.path = os.fspath(path)
+        check_output(path, () if audio_from is None else (_path_of(audio_from),))
         self._kind = container_for(path)
         self._size = size
         self._time_base = time_base
@@ -66,7 +67,6 @@ class ClipWriter:
         self._open = True
         self.frames_written = 0
         chosen = codec if isinstance(codec, Codec) else codec_for(path, codec)
-        check_output(path, () if audio_from is None else (_path_of(audio_from),))
         if self._kind.format == "gif":
             self._encoder: Encoder = GifEncoder(Path(path), size=size, time_base=time_base)
         elif self._kind.format == "png":
@@ -166,9 +166,9 @@ def check_output(path: str | os.PathLike[str], sources: Iterable[str | os.PathLi
     """Raise where `path` cannot become an output: an unknown suffix, an absent folder, a folder itself, numbered
     pictures without a number, or one of `sources`."""
     target = Path(path)
-    kind = container_for(path)
     if target.is_dir():
         raise UsageError(f"{path} is a folder; name a file in it, such as {target / 'out.mp4'}.")
+    kind = container_for(path)
     if not target.parent.is_dir():
         raise VideoError(f"{path} cannot be written: the folder {target.parent} does not exist; make it first.")
     if kind.format == "png" and not NUMBERED.search(target.name):
