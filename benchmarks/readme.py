@@ -19,16 +19,18 @@ def section() -> str:
     """The text between the markers."""
     content = json.loads(MEASURED.read_text(encoding="utf-8"))
     machine, settings = content["machine"], content["settings"]
+    how = (
+        f"“{settings['prompt']}”, {settings['size']} px high, strength {settings['strength']}, {settings['steps']} steps, "
+        f"CFG {settings['guidance_scale']}, {settings['frames']} frames"
+    )
     lines = [
         "## Measured",
         "",
         f"`{content['command']}`, {content['date']}, {machine['cpu']}, {machine['threads']} thread, "
-        f"torch {machine['torch']}: “{settings['prompt']}”, {settings['size']} px high, strength {settings['strength']}, "
-        f"{settings['steps']} steps, CFG {settings['guidance_scale']}, {settings['frames']} frames. E_warp(k): mean change "
-        "along the source's flow over k frames, 0 to 255, lower is steadier; flow and mask by an estimator that did not "
-        "guide. Sharpness is relative to the unguided render.",
+        f"torch {machine['torch']}; {how}. E_warp(k): mean change along the source's flow over k frames, 0 to 255, lower "
+        "is steadier; flow and mask by an estimator that did not guide. Sharpness is relative to the unguided render.",
         "",
-        "| clip | noise | E(1) source, unguided, guided | E(8) source, unguided, guided | sharpness | beside the model |",
+        "| clip | noise | E(1): source, unguided, guided | E(8): the same | sharpness | beside the model |",
         "|---|---|---|---|---|---|",
         *(_line(row) for row in content["rows"]),
         "",

@@ -86,7 +86,7 @@ def demo(
     clip
         The clip; without one, a scene made by flowguide itself.
     prompt
-        What the picture should look like; the bundled model knows oil painting, ink drawing, mosaic, watercolour, photo.
+        What it should look like; the bundled model knows oil painting, ink drawing, mosaic, watercolour, photo.
     frames
         How many frames to paint.
     out_dir

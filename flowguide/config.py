@@ -45,7 +45,9 @@ class RenderConfig(BaseModel):
     ip_image: str | None = Field(None, description="Picture that the IP-Adapter is shown.")
     strength: float = Field(0.5, ge=0.0, le=1.0, description="How far the picture may leave the source: 0 to 1.")
     steps: int = Field(8, ge=1, le=1000, description="Steps of the whole schedule; steps x strength of them run.")
-    guidance_scale: float = Field(2.0, ge=0.0, le=50.0, description="Classifier-free guidance (CFG); up to 1 it is off.")
+    guidance_scale: float = Field(
+        2.0, ge=0.0, le=50.0, description="Classifier-free guidance (CFG); up to 1 it is off."
+    )
     sampler: str = Field("ddim", description="Sampler by name.")
     eta: float = Field(0.0, ge=0.0, le=1.0, description="Fresh noise per step: 0 none, 1 as DDPM.")
     seed: int = Field(0, ge=0, lt=2**63, description="Key of all noise.")
@@ -64,18 +66,17 @@ class RenderConfig(BaseModel):
     flow: str = Field("dis", description="Flow estimator by name.")
     flow_weight: str = Field(
         "share",
-        description="Pull toward the warped frame: a number, a picture (white is 1), 'share', 'few-step', 'seed-farneback', "
-        "'seed-raft', or FILE.py:FUNCTION.",
+        description="Pull toward the warped frame: a number, a picture (white is 1), 'share', 'few-step', "
+        "'seed-farneback', 'seed-raft', or FILE.py:FUNCTION.",
     )
     paste: float = Field(1.0, ge=0.0, le=1.0, description="Weight of the carried pixels in the finished frame.")
     feather_px: int = Field(1, ge=0, le=64, description="Width of the seam between carried and new pixels.")
     unsharp: float = Field(0.0, ge=0.0, le=1.0, description="Unsharp mask of the guide; the seed used 0.12.")
-    cut_share: float = Field(
-        0.03, ge=0.0, le=1.0, description="A confident share of the frame below this starts anew."
-    )
+    cut_share: float = Field(0.03, ge=0.0, le=1.0, description="A confident share of the frame below this starts anew.")
 
     size: str | None = Field(
-        None, description="HEIGHT, or WIDTHxHEIGHT, in pixels; the aspect is kept with one number. Default: the source's."
+        None,
+        description="HEIGHT, or WIDTHxHEIGHT, in pixels; the aspect is kept with one number. Default: the source's.",
     )
     start_seconds: float | None = Field(None, ge=0.0, description="Begin here.")
     end_seconds: float | None = Field(None, gt=0.0, description="Stop before here.")

@@ -20,7 +20,7 @@ from .renderer import Renderer, Styled
 from .video import ClipReader
 
 StepEnd = Callable[["FlowGuidePipeline", int, float, dict[str, Tensor]], dict[str, Tensor] | None]
-"""callback_on_step_end(pipeline, step, timestep, {"latents": x}) -> the same dictionary, its latents possibly replaced."""
+"""callback_on_step_end(pipeline, step, timestep, {"latents": x}) -> the same, its latents possibly replaced."""
 
 
 @dataclass(frozen=True)

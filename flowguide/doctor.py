@@ -83,7 +83,9 @@ def _machine() -> list[Finding]:
     )  # fmt: skip
     if not has_fast_bfloat16():
         findings.append(
-            Finding("bfloat16", "slower", "this CPU has no bfloat16 arithmetic", "models run in float32, up to 2x slower")
+            Finding(
+                "bfloat16", "slower", "this CPU has no bfloat16 arithmetic", "models run in float32, up to 2x slower"
+            )
         )
     return findings
 
@@ -108,7 +110,9 @@ def _operations() -> list[Finding]:
     for name in ops.OPERATIONS:
         taken.setdefault(ops.resolve(name, device), []).append(name)
     return [
-        Finding(f"operations by {implementation}", "slower" if implementation == "reference" else "ok", ", ".join(names))
+        Finding(
+            f"operations by {implementation}", "slower" if implementation == "reference" else "ok", ", ".join(names)
+        )
         for implementation, names in sorted(taken.items())
     ]
 

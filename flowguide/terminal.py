@@ -50,7 +50,9 @@ class Reporter:
         self._expected = start.frames
         self._began = time.perf_counter()
         height, width = start.size
-        self.say(f"{self._source} -> {self._output}: {width}x{height}, {start.model} on {start.device} in {start.dtype}")
+        self.say(
+            f"{self._source} -> {self._output}: {width}x{height}, {start.model} on {start.device} in {start.dtype}"
+        )
 
     def frame(self, styled: Styled) -> None:
         self._frames += 1
@@ -153,9 +155,7 @@ class LiveReporter(Reporter):
     def frame(self, styled: Styled) -> None:
         super().frame(styled)
         assert self._task is not None
-        self._progress.update(
-            self._task, advance=1, description=slowest_stage(styled), rate=f"{self.rate():.2f} fps"
-        )
+        self._progress.update(self._task, advance=1, description=slowest_stage(styled), rate=f"{self.rate():.2f} fps")
 
 
 def slowest_stage(styled: Styled) -> str:
@@ -167,9 +167,7 @@ def slowest_stage(styled: Styled) -> str:
     return f"{name} {spent[name] / sum(spent.values()):.0%}"
 
 
-def measure_files(
-    source: Path, clips: Sequence[Path], *, unguided: Path | None, max_frames: int | None
-) -> Report:
+def measure_files(source: Path, clips: Sequence[Path], *, unguided: Path | None, max_frames: int | None) -> Report:
     """Measure painted `clips` of `source`, which is read at their size."""
     if not clips and unguided is None:
         raise UsageError("Name at least one painted clip to measure.")
@@ -224,7 +222,9 @@ def print_demo(demo: Demo) -> None:
         told = [_cell(value) for value in (error.l1, after[lag].l1, floor[lag].l1)]
         print(f"steadiness, E_warp({lag}): {told[0]} unguided, {told[1]} guided, {told[2]} the source itself")
     print(f"speed: {demo.unguided.frames_per_second:.2f} fps unguided, {demo.guided.frames_per_second:.2f} fps guided")
-    print(f"painted:      {demo.guided.output}\nside by side: {demo.side_by_side}\nmanifest:     {demo.guided.manifest}")
+    print(
+        f"painted:      {demo.guided.output}\nside by side: {demo.side_by_side}\nmanifest:     {demo.guided.manifest}"
+    )
 
 
 @contextmanager
@@ -245,7 +245,10 @@ def reporter(source: Path, output: Path, *, as_json: bool) -> Iterator[Reporter]
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=console) as progress, _stopping(LiveReporter(source, output, progress)) as report:
+        with (
+            Progress(*columns, console=console) as progress,
+            _stopping(LiveReporter(source, output, progress)) as report,
+        ):
             yield report
 
 

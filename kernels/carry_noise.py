@@ -8,7 +8,8 @@ writes the carried noise and its sums over cells. Computed in float32.
 import torch
 import triton
 import triton.language as tl
-from flowguide.kernels.launch import INTERPRETED, block, dense
+from flowguide.kernels.cells import cells_of_a_program, summed, tile
+from flowguide.kernels.launch import block, dense
 from flowguide.kernels.sample import int64
 from torch import Tensor
 
@@ -59,13 +60,10 @@ def carry_kernel(
     CELLS: tl.constexpr,
 ):
     plane = int64(height) * width
-    cells_across, cell_plane = width // cell, int64(height // cell) * (width // cell)
+    cell_plane = int64(height // cell) * (width // cell)
     n = tl.program_id(1).to(tl.int64)
-    in_cell = tl.arange(0, EDGE)
     at_cell = tl.program_id(0) * CELLS + tl.arange(0, CELLS)
-    row = (at_cell // cells_across * cell)[None, :, None] + in_cell[:, None, None]
-    column = (at_cell % cells_across * cell)[None, :, None] + in_cell[None, None, :]
-    mask = (in_cell < cell)[:, None, None] & (in_cell < cell)[None, None, :] & (row < height)
+    row, column, mask = tile(at_cell, height, width, cell, EDGE)
     pixel = row.to(tl.int64) * width + column  # [EDGE, CELLS, EDGE]
     source, here = source_of(flow_ptr + n * 2 * plane, pixel, row, column, mask, plane, height, width)
     targets = tl.load(targets_ptr + n * plane + source, mask=here, other=1).to(tl.float32)
@@ -77,7 +75,7 @@ def carry_kernel(
         v = tl.where(targets > 1.0, v / tl.sqrt(targets) + (z - mean), v)
         v = tl.where(here, v, z)
         tl.store(carried_ptr + channel + pixel, v.to(carried_ptr.dtype.element_ty), mask=mask)
-        total = tl.sum(tl.sum(tl.where(mask, v, 0.0), axis=2), axis=0) / cell
+        total = summed(v, mask) / cell
         at = (n * CHANNELS + c) * cell_plane + at_cell
         tl.store(latent_ptr + at, total.to(latent_ptr.dtype.element_ty), mask=at_cell < cell_plane)
 
@@ -92,7 +90,7 @@ def carry_noise(noise: Tensor, flow: Tensor, fresh: Tensor, cell: int, out: tupl
         flow, fresh, targets, sums, height, width, CHANNELS=channels, BLOCK=size
     )
     edge = triton.next_power_of_2(cell)
-    cells = max((16384 if INTERPRETED else 256) // (edge * edge), 1)
+    cells = cells_of_a_program(edge)
     carry_kernel[(triton.cdiv((height // cell) * (width // cell), cells), n)](
         *(noise, flow, fresh, targets, sums, *out, height, width, cell),
         CHANNELS=channels,

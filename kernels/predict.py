@@ -1,17 +1,30 @@
 """What a finished reference says about this frame: warp, confidence and both pooled to cells, in one launch.
 
-One program handles CELLS cells in reading order, a tile [EDGE, CELLS, EDGE] with EDGE the power of two from `cell` on;
-the formulas are those of flowguide/reference.py, `predict` (docs/math.md section 4). Computed in float32.
+One program handles a tile of whole cells (cells.py); the formulas are those of flowguide/reference.py, `predict` (docs/math.md section 4). Computed in float32.
 """
 
 import triton
 import triton.language as tl
+from flowguide.kernels.cells import cells_of_a_program, summed, tile
 from flowguide.kernels.confidence import clamp01, consistency, countable, inside, similarity, smoothness
-from flowguide.kernels.launch import INTERPRETED, dense, dense_or
-from flowguide.kernels.sample import int64, placed, sampled
+from flowguide.kernels.launch import dense, dense_or
+from flowguide.kernels.sample import int64, placed, sampled, warp_planes
 from torch import Tensor
 
 from flowguide.reference import ConfidenceSettings
+
+
+@triton.jit
+def pool(flow_ptr, confidence_ptr, n, at_cell, u, v, confidence, mask, height, width, cell):
+    """Writes the mean flow, in cells, and the least confidence of every cell."""
+    plane = int64((height + cell - 1) // cell) * ((width + cell - 1) // cell)
+    here, kind = at_cell < plane, flow_ptr.dtype.element_ty
+    pixels_cell = summed(mask.to(tl.float32), mask) * cell
+    least = tl.min(tl.min(tl.where(mask, confidence, 1.0), axis=2), axis=0)
+    flow = flow_ptr + n * 2 * plane + at_cell
+    tl.store(flow, (summed(countable(u), mask) / pixels_cell).to(kind), mask=here)
+    tl.store(flow + plane, (summed(countable(v), mask) / pixels_cell).to(kind), mask=here)
+    tl.store(confidence_ptr + n * plane + at_cell, least.to(kind), mask=here)
 
 
 @triton.jit
@@ -44,25 +57,15 @@ def predict_kernel(
     CELLS: tl.constexpr,
 ):
     plane = int64(height) * width
-    cells_across, cells_down = (width + cell - 1) // cell, (height + cell - 1) // cell
     n = tl.program_id(1).to(tl.int64)
-    in_cell = tl.arange(0, EDGE)
     at_cell = tl.program_id(0) * CELLS + tl.arange(0, CELLS)
-    row = (at_cell // cells_across * cell)[None, :, None] + in_cell[:, None, None]
-    column = (at_cell % cells_across * cell)[None, :, None] + in_cell[None, None, :]
-    mask = (in_cell < cell)[:, None, None] & (in_cell < cell)[None, None, :] & (row < height) & (column < width)
+    row, column, mask = tile(at_cell, height, width, cell, EDGE)
     pixel = row.to(tl.int64) * width + column  # [EDGE, CELLS, EDGE]
     flow = flow_ptr + n * 2 * plane
     u = tl.load(flow + pixel, mask=mask, other=0.0).to(tl.float32)
     v = tl.load(flow + plane + pixel, mask=mask, other=0.0).to(tl.float32)
     x, y = column.to(tl.float32) + u, row.to(tl.float32) + v
-    left, top, fx, fy, known = placed(x, y, height, width, BICUBIC, 0)
-    known = known & mask
-    for c in tl.static_range(CHANNELS):
-        channel = (n * CHANNELS + c) * plane
-        value = sampled(reference_ptr + channel, left, top, fx, fy, known, height, width, BICUBIC, 0)
-        tl.store(prior_ptr + channel + pixel, value.to(prior_ptr.dtype.element_ty), mask=mask)
-
+    warp_planes(reference_ptr, prior_ptr, n * CHANNELS, pixel, x, y, mask, height, width, CHANNELS, BICUBIC, 0)
     left, top, fx, fy, known = placed(x, y, height, width, False, 0)
     known = known & mask
     if GIVEN:
@@ -75,26 +78,16 @@ def predict_kernel(
             confidence *= smoothness(
                 flow, pixel, column, row, u, v, mask, plane, height, width, boundary_relative, boundary_absolute
             )
+    for c in tl.static_range(SOURCES):
+        source = (n * SOURCES + c) * plane
+        moved = sampled(source_to_ptr + source, left, top, fx, fy, known, height, width, False, 0)
+        here = tl.load(source_at_ptr + source + pixel, mask=mask, other=0.0).to(tl.float32)
+        difference = tl.abs(here - moved) if c == 0 else difference + tl.abs(here - moved)
     if SOURCES > 0:
-        difference = u * 0.0
-        for c in tl.static_range(SOURCES):
-            channel = (n * SOURCES + c) * plane
-            moved = sampled(source_to_ptr + channel, left, top, fx, fy, known, height, width, False, 0)
-            difference += tl.abs(tl.load(source_at_ptr + channel + pixel, mask=mask, other=0.0).to(tl.float32) - moved)
         confidence *= similarity(difference / SOURCES, photometric)
     confidence = tl.where(inside(x, y, height, width), confidence, 0.0)
     tl.store(confidence_ptr + n * plane + pixel, confidence.to(confidence_ptr.dtype.element_ty), mask=mask)
-
-    count = tl.sum(tl.sum(mask.to(tl.float32), axis=2), axis=0)  # [CELLS]
-    mean_u = tl.sum(tl.sum(tl.where(mask, countable(u), 0.0), axis=2), axis=0) / (count * cell)
-    mean_v = tl.sum(tl.sum(tl.where(mask, countable(v), 0.0), axis=2), axis=0) / (count * cell)
-    least = tl.min(tl.min(tl.where(mask, confidence, 1.0), axis=2), axis=0)
-    cell_plane = int64(cells_across) * cells_down
-    here = at_cell < cell_plane
-    kind = flow_latent_ptr.dtype.element_ty
-    tl.store(flow_latent_ptr + n * 2 * cell_plane + at_cell, mean_u.to(kind), mask=here)
-    tl.store(flow_latent_ptr + n * 2 * cell_plane + cell_plane + at_cell, mean_v.to(kind), mask=here)
-    tl.store(confidence_latent_ptr + n * cell_plane + at_cell, least.to(kind), mask=here)
+    pool(flow_latent_ptr, confidence_latent_ptr, n, at_cell, u, v, confidence, mask, height, width, cell)
 
 
 def predict(
@@ -112,7 +105,7 @@ def predict(
     n, channels, height, width = reference.shape
     looked_at = source_at is not None and settings.photometric is not None
     edge = triton.next_power_of_2(cell)
-    cells = max((16384 if INTERPRETED else 256) // (edge * edge), 1)
+    cells = cells_of_a_program(edge)
     predict_kernel[(triton.cdiv(triton.cdiv(width, cell) * triton.cdiv(height, cell), cells), n)](
         *(dense(reference), dense(flow)),
         *(dense_or(t, flow) for t in (flow_back, source_at, source_to, given_confidence)),

@@ -84,3 +84,28 @@ def sampled(
             line += tap_weight(fraction_x, k, BICUBIC) * value.to(tl.float32)
         total += tap_weight(fraction_y, r, BICUBIC) * line
     return total
+
+
+@triton.jit
+def warp_planes(
+    source_ptr,
+    out_ptr,
+    first,
+    pixel,
+    x,
+    y,
+    mask,
+    height,
+    width,
+    CHANNELS: tl.constexpr,
+    BICUBIC: tl.constexpr,
+    BORDER: tl.constexpr,
+):
+    """Writes at `pixel` what CHANNELS planes, from plane `first` on, hold at (x, y)."""
+    plane = int64(height) * width
+    left, top, fraction_x, fraction_y, known = placed(x, y, height, width, BICUBIC, BORDER)
+    known = known & mask
+    for c in tl.static_range(CHANNELS):
+        source = source_ptr + (first + c) * plane
+        value = sampled(source, left, top, fraction_x, fraction_y, known, height, width, BICUBIC, BORDER)
+        tl.store(out_ptr + (first + c) * plane + pixel, value.to(out_ptr.dtype.element_ty), mask=mask)

@@ -7,7 +7,7 @@ picture is continued beyond its border by BORDER; 0 where the flow is not finite
 import triton
 import triton.language as tl
 from flowguide.kernels.launch import block, dense
-from flowguide.kernels.sample import BORDERS, int64, placed, sampled
+from flowguide.kernels.sample import BORDERS, int64, warp_planes
 from torch import Tensor
 
 
@@ -30,13 +30,7 @@ def warp_kernel(
     flow = flow_ptr + n * 2 * plane + pixel
     x = (pixel % width).to(tl.float32) + tl.load(flow, mask=mask, other=0.0).to(tl.float32)
     y = (pixel // width).to(tl.float32) + tl.load(flow + plane, mask=mask, other=0.0).to(tl.float32)
-    left, top, fraction_x, fraction_y, known = placed(x, y, height, width, BICUBIC, BORDER)
-    for c in tl.static_range(CHANNELS):
-        channel = (n * CHANNELS + c) * plane
-        value = sampled(
-            image_ptr + channel, left, top, fraction_x, fraction_y, mask & known, height, width, BICUBIC, BORDER
-        )
-        tl.store(out_ptr + channel + pixel, value.to(out_ptr.dtype.element_ty), mask=mask)
+    warp_planes(image_ptr, out_ptr, n * CHANNELS, pixel, x, y, mask, height, width, CHANNELS, BICUBIC, BORDER)
 
 
 def warp(image: Tensor, flow: Tensor, mode: str, border: str, out: tuple[Tensor, ...]) -> None:

@@ -159,6 +159,7 @@ def test_metrics_of_a_clip_against_itself(clip: Path) -> None:
 @pytest.mark.slow
 def test_help_is_quick() -> None:
     """0.3 s on a quiet machine; the best of several, against this machine's own start of an empty interpreter."""
+
     def best(command: list[str]) -> float:
         times = []
         for _ in range(5):

@@ -34,7 +34,9 @@ def panorama(seed: int = 0) -> np.ndarray:
 def pan(count: int, seed: int = 0) -> list[np.ndarray]:
     """A camera that moves right by SHIFT px a frame: content moves left."""
     whole = panorama(seed)
-    return [np.ascontiguousarray(whole[40 : 40 + HEIGHT, 30 + SHIFT * i : 30 + SHIFT * i + WIDTH]) for i in range(count)]
+    return [
+        np.ascontiguousarray(whole[40 : 40 + HEIGHT, 30 + SHIFT * i : 30 + SHIFT * i + WIDTH]) for i in range(count)
+    ]
 
 
 def renderer(checkpoint: Checkpoint, **options: Any) -> Renderer:

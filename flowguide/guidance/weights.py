@@ -155,7 +155,9 @@ def _checked(result: Any, shape: tuple[int, ...], who: str) -> Tensor:
     try:
         array = np.asarray(result, dtype=np.float32)
     except (TypeError, ValueError) as error:
-        raise ScheduleError(f"{who} should return a number or an array {shape}, got {type(result).__name__}.") from error
+        raise ScheduleError(
+            f"{who} should return a number or an array {shape}, got {type(result).__name__}."
+        ) from error
     if array.shape not in ((), shape):
         raise ScheduleError(f"{who} should return a number or an array {shape}, got an array {array.shape}.")
     if not np.isfinite(array).all() or array.min() < 0.0 or array.max() > 1.0:
@@ -167,7 +169,8 @@ def _load_function(path: Path, name: str) -> Callable[[float, dict[str, Any]], A
     if not path.is_file():
         raise UsageError(f"The schedule file {path} does not exist.")
     spec = importlib.util.spec_from_file_location("flowguide_user_schedule", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

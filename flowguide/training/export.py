@@ -31,6 +31,9 @@ def export_painter(autoencoder: AutoencoderTiny, painter: Painter, folder: Path)
     unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     pipeline.save_pretrained(unfinished)
     save_tokenizer(unfinished / "tokenizer")
+    for weights in unfinished.rglob("*.safetensors"):
+        # safetensors writes files that only their owner can read
+        weights.chmod(0o644)
     replace_folder(unfinished, folder)
 
 
