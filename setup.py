@@ -45,19 +45,26 @@ class CMakeBuild(build_ext):
         if wanted == "off":
             self.extensions = []
             return
+        cuda = os.environ.get("FG_CUDA", "AUTO" if cuda_is_usable() else "OFF")
         try:
-            self.build_native()
+            try:
+                self.build_native(cuda)
+            except subprocess.CalledProcessError as error:
+                if cuda != "AUTO":
+                    raise
+                print(f"WARNING: building again without CUDA ({error}).", file=sys.stderr)
+                self.build_native("OFF")
         except (OSError, subprocess.CalledProcessError) as error:
             if wanted == "required":
                 raise
             self.extensions = []
             print(
                 f"WARNING: flowguide._C was not built ({error}). flowguide works without it, slower on the CPU; "
-                "`flowguide doctor` says where. It needs a C++17 compiler, CMake 3.25 and Ninja.",
+                "`flowguide doctor` says where. It needs GCC 11 or later and CMake 3.25.",
                 file=sys.stderr,
             )
 
-    def build_native(self) -> None:
+    def build_native(self, cuda: str) -> None:
         import pybind11
 
         source, build = Path(__file__).parent.resolve(), Path(self.build_temp).resolve()
@@ -69,10 +76,9 @@ class CMakeBuild(build_ext):
             "CMAKE_BUILD_TYPE": "Release",
             "Python_EXECUTABLE": sys.executable,
             "pybind11_DIR": pybind11.get_cmake_dir(),
+            "FG_CUDA": cuda,
         }
-        if not cuda_is_usable():
-            os.environ.setdefault("FG_CUDA", "OFF")
-        handed_on = {"FG_CUDA", "FG_CUDA_ARCHS", "FG_SANITIZE"} & os.environ.keys()
+        handed_on = {"FG_CUDA_ARCHS", "FG_SANITIZE"} & os.environ.keys()
         defines |= {name: os.environ[name] for name in handed_on}
         generator = ["-G", "Ninja"] if shutil.which("ninja") else []
         options = [f"-D{name}={value}" for name, value in defines.items()]

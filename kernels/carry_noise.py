@@ -63,8 +63,7 @@ def carry_kernel(
     cell_plane = int64(height // cell) * (width // cell)
     n = tl.program_id(1).to(tl.int64)
     at_cell = tl.program_id(0) * CELLS + tl.arange(0, CELLS)
-    row, column, mask = tile(at_cell, height, width, cell, EDGE)
-    pixel = row.to(tl.int64) * width + column  # [EDGE, CELLS, EDGE]
+    row, column, pixel, mask = tile(at_cell, height, width, cell, EDGE)  # [EDGE, CELLS, EDGE]
     source, here = source_of(flow_ptr + n * 2 * plane, pixel, row, column, mask, plane, height, width)
     targets = tl.load(targets_ptr + n * plane + source, mask=here, other=1).to(tl.float32)
     for c in tl.static_range(CHANNELS):

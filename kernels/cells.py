@@ -7,13 +7,13 @@ from flowguide.kernels.launch import INTERPRETED
 
 @triton.jit
 def tile(at_cell, height, width, cell, EDGE: tl.constexpr):
-    """Row, column and mask of every pixel of the cells `at_cell`, which count in reading order."""
+    """Row, column, place in the plane and mask of every pixel of the cells `at_cell`, counted in reading order."""
     across = (width + cell - 1) // cell
     in_cell = tl.arange(0, EDGE)
     row = (at_cell // across * cell)[None, :, None] + in_cell[:, None, None]
     column = (at_cell % across * cell)[None, :, None] + in_cell[None, None, :]
     mask = (in_cell < cell)[:, None, None] & (in_cell < cell)[None, None, :] & (row < height) & (column < width)
-    return row, column, mask
+    return row, column, row.to(tl.int64) * width + column, mask
 
 
 @triton.jit

@@ -1,6 +1,7 @@
 """What a finished reference says about this frame: warp, confidence and both pooled to cells, in one launch.
 
-One program handles a tile of whole cells (cells.py); the formulas are those of flowguide/reference.py, `predict` (docs/math.md section 4). Computed in float32.
+One program handles a tile of whole cells (cells.py); the formulas are those of flowguide/reference.py, `predict`
+(docs/math.md section 4). Computed in float32.
 """
 
 import triton
@@ -18,7 +19,8 @@ from flowguide.reference import ConfidenceSettings
 def pool(flow_ptr, confidence_ptr, n, at_cell, u, v, confidence, mask, height, width, cell):
     """Writes the mean flow, in cells, and the least confidence of every cell."""
     plane = int64((height + cell - 1) // cell) * ((width + cell - 1) // cell)
-    here, kind = at_cell < plane, flow_ptr.dtype.element_ty
+    here = at_cell < plane
+    kind = flow_ptr.dtype.element_ty
     pixels_cell = summed(mask.to(tl.float32), mask) * cell
     least = tl.min(tl.min(tl.where(mask, confidence, 1.0), axis=2), axis=0)
     flow = flow_ptr + n * 2 * plane + at_cell
@@ -59,8 +61,7 @@ def predict_kernel(
     plane = int64(height) * width
     n = tl.program_id(1).to(tl.int64)
     at_cell = tl.program_id(0) * CELLS + tl.arange(0, CELLS)
-    row, column, mask = tile(at_cell, height, width, cell, EDGE)
-    pixel = row.to(tl.int64) * width + column  # [EDGE, CELLS, EDGE]
+    row, column, pixel, mask = tile(at_cell, height, width, cell, EDGE)  # [EDGE, CELLS, EDGE]
     flow = flow_ptr + n * 2 * plane
     u = tl.load(flow + pixel, mask=mask, other=0.0).to(tl.float32)
     v = tl.load(flow + plane + pixel, mask=mask, other=0.0).to(tl.float32)
@@ -78,11 +79,12 @@ def predict_kernel(
             confidence *= smoothness(
                 flow, pixel, column, row, u, v, mask, plane, height, width, boundary_relative, boundary_absolute
             )
+    difference = u * 0.0
     for c in tl.static_range(SOURCES):
         source = (n * SOURCES + c) * plane
         moved = sampled(source_to_ptr + source, left, top, fx, fy, known, height, width, False, 0)
         here = tl.load(source_at_ptr + source + pixel, mask=mask, other=0.0).to(tl.float32)
-        difference = tl.abs(here - moved) if c == 0 else difference + tl.abs(here - moved)
+        difference += tl.abs(here - moved)
     if SOURCES > 0:
         confidence *= similarity(difference / SOURCES, photometric)
     confidence = tl.where(inside(x, y, height, width), confidence, 0.0)

@@ -28,7 +28,10 @@ IMPLEMENTATIONS = ("cpu base", "cpu avx2", "cpu avx512", "triton", "cuda")
 def implementation(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
     """(implementation, device); C++ under each instruction set in turn."""
     name, _, isa = request.param.partition(" ")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
     yield name, isa
+    torch.set_num_threads(threads)
     if name == "cpu" and dispatch.missing("warp", "cpu") is None:
         from flowguide import _C
 

@@ -1,4 +1,4 @@
-"""Layers laid out once for oneDNN, for networks that only run on a CPU.
+"""Layers laid out once for oneDNN, for networks that only run on a CPU in float32.
 
 PyTorch hands float32 matrix products to MKL, which is slow on CPUs of other makers, and small convolutions to a loop
 of its own; a layer that holds its weight in oneDNN's layout goes straight to oneDNN. A 3×3 convolution behind a
@@ -27,7 +27,7 @@ def can_pack() -> bool:
 
 @torch.inference_mode()
 def pack(network: nn.Module) -> int:
-    """Replace every layer inside `network` that can be packed, float32 or bfloat16 on the CPU; returns how many."""
+    """Replace every layer inside `network` that can be packed, float32 on the CPU; returns how many."""
     if not can_pack():
         return 0
     count = 0
@@ -70,7 +70,7 @@ def _pack_sequence(sequence: nn.Sequential) -> int:
 
 
 def _suits(weight: Tensor) -> bool:
-    return weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
+    return weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
 def _packable(layer: Any) -> bool:
