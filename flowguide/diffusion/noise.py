@@ -72,12 +72,12 @@ class CarriedNoise:
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs to go on with the next frame: shot, frame and the fields by step, on the CPU."""
-        return {"shot": self._shot, "frame": self._frame, "fields": {k: v.cpu() for k, v in self._fields.items()}}
+        return {"shot": self._shot, "frame": self._frame, "fields": {str(k): v.cpu() for k, v in self._fields.items()}}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over what `state` returned."""
         self._shot, self._frame, self._flow = state["shot"], state["frame"], None
-        self._fields = dict(state["fields"])
+        self._fields = {int(step): field for step, field in state["fields"].items()}
         self._latents = {}
 
     def _advanced(self, step: int, shape: tuple[int, ...]) -> Tensor:
