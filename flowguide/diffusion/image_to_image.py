@@ -62,6 +62,7 @@ class ImageToImage:
         """Take over changed settings; prompts already encoded are kept."""
         scheduler = self._checkpoint.scheduler_config
         self.table = step_table(config.sampler, scheduler, config.steps, config.strength, config.eta)
+        self.carried_noise.seed = config.seed
         self._prompts: PromptSchedule = prompt_schedule(config.prompt)
         encode = self._checkpoint.prompts
         self._chunks = max(map(encode.chunks, (*self._prompts.texts, config.negative_prompt)))

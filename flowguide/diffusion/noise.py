@@ -49,7 +49,7 @@ class CarriedNoise:
     """
 
     def __init__(self, seed: int, cell: int):
-        self._seed = seed
+        self.seed = seed
         self._cell = cell
         self._shot: int | None = None
         self._frame: int | None = None
@@ -83,7 +83,7 @@ class CarriedNoise:
     def _advanced(self, step: int, shape: tuple[int, ...]) -> Tensor:
         assert self._frame is not None, "begin comes first"
         channels, height, width = shape[1], shape[2] * self._cell, shape[3] * self._cell
-        drawn = normal(self._seed, _PURPOSE["carried"], self._frame, step, (1, channels, height, width))
+        drawn = normal(self.seed, _PURPOSE["carried"], self._frame, step, (1, channels, height, width))
         field = self._fields.get(step)
         if field is None or self._flow is None or field.shape != drawn.shape:
             self._fields[step] = drawn

@@ -6,6 +6,7 @@ file. Times are not taken from the segments: the caller keeps them, exact, and t
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,7 +41,9 @@ class Segment:
     pts: Sequence[int]
     """Times of its frames, in order of showing, in units of the clip's time base."""
     order: Sequence[int]
-    """For each packet in the file, which of its frames it holds: frames may be stored out of order."""
+    """For each packet, which of its frames it holds: frames may be stored out of order."""
+    skip: int = 0
+    """Packets in the file before its first."""
 
 
 def copies_packets(output: str | os.PathLike[str]) -> bool:
@@ -52,7 +55,14 @@ class SegmentWriter:
     """Encodes the frames of one segment; a context manager, which removes what is unfinished after an exception."""
 
     def __init__(
-        self, path: Path, output: Path, codec: Codec, *, size: tuple[int, int], time_base: Fraction, rate: Fraction | None
+        self,
+        path: Path,
+        output: Path,
+        codec: Codec,
+        *,
+        size: tuple[int, int],
+        time_base: Fraction,
+        rate: Fraction | None,
     ) -> None:
         """path: the segment's file. output, codec: what it will be joined into."""
         copied = copies_packets(output)
@@ -181,14 +191,21 @@ class _Joined:
             places += [begin + rank for rank in segment.order]
             begin += len(segment.order)
         decoded = iter(zip(places, decode_times(shown, places), strict=True))
-        lasts = [*(after - pts for pts, after in zip(shown, shown[1:], strict=False)), self._nominal]
-        for segment in self._segments:
-            with av.open(f"file:{segment.path}") as container:
-                for packet in container.demux(container.streams.video[0]):
-                    if not packet.size:
-                        continue
-                    place, dts = next(decoded)
-                    packet.time_base = self._time_base
-                    packet.pts, packet.dts, packet.duration = shown[place], dts, lasts[place]
-                    packet.stream = self._stream
-                    yield packet, shown[place]
+        lasts = [*(after - pts for pts, after in itertools.pairwise(shown)), self._nominal]
+        for packet, (place, dts) in zip(_stored_packets(self._segments), decoded, strict=True):
+            packet.time_base = self._time_base
+            packet.pts, packet.dts, packet.duration = shown[place], dts, lasts[place]
+            packet.stream = self._stream
+            yield packet, shown[place]
+
+
+def _stored_packets(segments: Sequence[Segment]) -> Iterator[Packet[VideoStream]]:
+    """The packets of all segments; neighbours in one file are read on, not sought."""
+    for path, neighbours in itertools.groupby(segments, key=lambda segment: segment.path):
+        with av.open(f"file:{path}") as container:
+            packets = (packet for packet in container.demux(container.streams.video[0]) if packet.size)
+            position = 0
+            for segment in neighbours:
+                end = segment.skip + len(segment.order)
+                yield from itertools.islice(packets, segment.skip - position, end - position)
+                position = end

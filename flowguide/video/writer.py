@@ -175,9 +175,9 @@ def check_output(path: str | os.PathLike[str], sources: Iterable[str | os.PathLi
     """Raise where `path` cannot become an output: an unknown suffix, an absent folder, a folder itself, numbered
     pictures without a number, or one of `sources`."""
     target = Path(path)
-    kind = container_for(path)
     if target.is_dir():
         raise UsageError(f"{path} is a folder; name a file in it, such as {target / 'out.mp4'}.")
+    kind = container_for(path)
     if not target.parent.is_dir():
         raise VideoError(f"{path} cannot be written: the folder {target.parent} does not exist; make it first.")
     if kind.format == "png" and not NUMBERED.search(target.name):
