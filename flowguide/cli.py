@@ -88,7 +88,7 @@ def render(
     run_commands.render_one(source, output, options, request, segment_frames, as_json=json)
 
 
-for _name in ("resume", "show", "rerun"):
+for _name in ("resume", "show", "rerun", "init", "try"):
     app.command(f"flowguide.run_commands:{_name}_command", name=_name)
 
 

@@ -104,6 +104,11 @@ class Renderer:
         """Name of the flow estimator in use."""
         return self._flow.name
 
+    @property
+    def model_calls(self) -> int:
+        """Rows that the denoiser is given for one frame: its steps, twice under classifier-free guidance."""
+        return len(self._model.table) * (2 if self._model.guidance_scale > 1.0 else 1)
+
     def step(self, picture: Any) -> Any:
         """Paint one more picture of the same clip and return it as the kind it came in.
 

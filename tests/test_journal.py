@@ -88,11 +88,12 @@ def test_an_undisturbed_run_keeps_every_time_and_little_else(clip: Path, undistu
 def test_a_stopped_run_goes_on_to_the_same_frames(
     clip: Path, options: dict[str, Any], undisturbed: Path, tmp_path: Path, count: int
 ) -> None:
-    with pytest.raises(Interrupted, match=rf"after {count} frames.* {count // 4 * 4} frames are kept.*flowguide resume"):
+    kept = count // SEGMENT * SEGMENT
+    with pytest.raises(Interrupted, match=rf"after {count} frames.* {kept} frames are kept.*flowguide resume"):
         flowguide.render(clip, tmp_path / "out.mp4", segment_frames=SEGMENT, **stop_after(count), **options)
     assert not (tmp_path / "out.mp4").exists()
     report = flowguide.render(clip, tmp_path / "out.mp4", segment_frames=SEGMENT, request=RESUME, **options)
-    assert report.painted == FRAMES - count // 4 * 4
+    assert report.painted == FRAMES - kept
     assert frames_of(tmp_path / "out.mp4") == frames_of(undisturbed)
     again = flowguide.render(clip, tmp_path / "out.mp4", segment_frames=SEGMENT, request=RESUME, **options)
     assert (again.painted, again.frames) == (0, FRAMES)
@@ -122,7 +123,7 @@ def test_a_finished_output_is_not_replaced_unasked(clip: Path, options: dict[str
     output = tmp_path / "out.mp4"
     output.write_bytes(b"precious")
     for request in (Request(), RESUME):
-        with pytest.raises(UsageError, match="is there already.*--overwrite"):
+        with pytest.raises(UsageError, match=r"is there already.*--overwrite"):
             flowguide.render(clip, output, request=request, **options)
     with pytest.raises(Interrupted):
         flowguide.render(
@@ -206,11 +207,48 @@ def command(clip: Path, output: Path, options: dict[str, Any]) -> list[str]:
     return [*COMMAND, "render", str(clip), str(output), "--segment-frames", str(SEGMENT), "--threads", "1", *flags]
 
 
-@pytest.mark.timeout(60 * KILLS)
+def forked(clip: Path, output: Path, options: dict[str, Any]) -> int:
+    """A process that resumes the run and ends."""
+    process = os.fork()
+    if not process:
+        try:
+            flowguide.render(clip, output, segment_frames=SEGMENT, request=RESUME, **options)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return process
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_runs_killed_at_random_moments_all_resume_to_the_same_frames(
+    clip: Path, options: dict[str, Any], undisturbed: Path, tmp_path: Path
+) -> None:
+    """Killed while loading, painting, writing the journal and joining; each killed run is gone on with by the next."""
+    output, moments, killed = tmp_path / "out.mp4", random.Random(5), 0
+    options, expected = {**options, "max_frames": 9}, frames_of(undisturbed)[:8]
+    began = time.monotonic()
+    assert os.waitpid(forked(clip, output, options), 0)[1] == 0
+    whole = time.monotonic() - began
+    while killed < KILLS:
+        if output.exists():
+            assert frames_of(output)[:8] == expected
+            shutil.rmtree(tmp_path)
+            tmp_path.mkdir()
+        process = forked(clip, output, options)
+        time.sleep(moments.uniform(0.1, 1.0) * whole)
+        os.kill(process, signal.SIGKILL)
+        killed += os.waitpid(process, 0)[1] == signal.SIGKILL
+    assert os.waitpid(forked(clip, output, options), 0)[1] == 0
+    assert frames_of(output)[:8] == expected
+    assert len(frames_of(output)) == 9
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60 * KILLS)
+def test_commands_killed_at_random_moments_all_resume_to_the_same_frames(
     clip: Path, options: dict[str, Any], tmp_path: Path
 ) -> None:
-    """FLOWGUIDE_TEST_KILLS=50 for the long form. Each resumed process is killed again before one is left alone."""
+    """The same for the whole command, its start included."""
     moments = random.Random(5)
     began = time.monotonic()
     subprocess.run(command(clip, tmp_path / "whole.mp4", options), check=True, capture_output=True)

@@ -169,6 +169,12 @@ class Journal:
             if number < newest - 1 and number % stride:
                 path.unlink()
 
+    def remove_states(self, first: int) -> None:
+        """Remove the states before segment `first` and later ones, which no segment begins from."""
+        for path in self._states.glob("*.safetensors"):
+            if int(path.stem) >= first:
+                path.unlink()
+
     def nearest_state(self, number: int) -> tuple[int, dict[str, Any] | None]:
         """The last readable state at or before segment `number`, with its number; (0, None) for the beginning."""
         for candidate in range(number, 0, -1):

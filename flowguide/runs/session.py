@@ -149,6 +149,7 @@ class Session:
         journal.remove_whole()
         if copies_packets(journal.output):
             journal.remove_segments()
+        journal.remove_states(len(records))
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
