@@ -43,10 +43,18 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write `text` durably."""
+
+    def write(part: Path) -> None:
+        part.write_text(text, encoding="utf-8")
+
+    write_durably(path, write)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write `content` durably as JSON."""
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    write_durably(path, lambda part: part.write_text(text, encoding="utf-8") and None)
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

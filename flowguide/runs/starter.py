@@ -11,7 +11,7 @@ from ..errors import UsageError
 from ..flow.shots import find_shots
 from ..types import ClipInfo
 from ..video import ClipReader
-from .durable import write_durably
+from .durable import write_text
 
 
 def write_settings(source: str | Path, path: Path) -> None:
@@ -22,7 +22,7 @@ def write_settings(source: str | Path, path: Path) -> None:
         shots = list(find_shots(reader))
         info = reader.info
     text = "\n".join([*_found(info, [shot.first for shot in shots], shots[-1].end), "", "[render]", *_options()]) + "\n"
-    write_durably(path, lambda part: part.write_text(text, encoding="utf-8") and None)
+    write_text(path, text)
 
 
 def _found(info: ClipInfo, shots: list[int], frames: int) -> list[str]:

@@ -56,7 +56,7 @@ def _described(part: Any, name: str, tensors: dict[str, Tensor]) -> Any:
 
 def _memory_order(tensor: Tensor) -> list[int]:
     """The dimensions from the slowest to the fastest in memory."""
-    return sorted(range(tensor.ndim), key=lambda dimension: -tensor.stride(dimension))
+    return sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
 
 
 def _rebuilt(part: Any, tensors: dict[str, Tensor]) -> Any:

@@ -38,12 +38,14 @@ UNITS_OF_GIF, SHORTEST_DELAY = 100, 2
 """Per second, and in these units."""
 
 
-class Encoder(Protocol):
-    def write(self, rgb: Tensor, pts: int) -> None:
-        """Encode uint8 [3, H, W]; pts increase and are in units of the time base."""
-
+class TakesSound(Protocol):
     def add_sound(self, path: str, start: Fraction, *, ends_with_pictures: bool) -> None:
         """Take the sound of `path`, whose second `start` is 0 here; to be called before the first picture."""
+
+
+class Encoder(TakesSound, Protocol):
+    def write(self, rgb: Tensor, pts: int) -> None:
+        """Encode uint8 [3, H, W]; pts increase and are in units of the time base."""
 
     def finish(self) -> None:
         """Write what is still held and close."""

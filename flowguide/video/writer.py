@@ -11,7 +11,7 @@ from types import TracebackType
 from flowguide.errors import UsageError, VideoError
 from flowguide.types import Frame
 
-from .encoders import Encoder, GifEncoder, PictureEncoder, StreamEncoder
+from .encoders import Encoder, GifEncoder, PictureEncoder, StreamEncoder, TakesSound
 from .formats import NUMBERED, Codec, codec_for, container_for
 from .reader import ClipReader
 from .source import STDIN, log
@@ -157,7 +157,7 @@ def say_what_changes(path: str, codec: Codec, size: tuple[int, int], first_pts: 
 
 
 def begin_sound(
-    encoder: Encoder, path: str, audio_from: ClipReader | str | os.PathLike[str], shift_seconds: Fraction
+    encoder: TakesSound, path: str, audio_from: ClipReader | str | os.PathLike[str], shift_seconds: Fraction
 ) -> None:
     """Let `encoder` take the sound of a file or of a reader's part of it, whose time `shift_seconds` becomes 0."""
     start, is_part = Fraction(0), False
