@@ -129,7 +129,7 @@ def render(
 def _of_finished(journal: Journal) -> tuple[RenderConfig, int]:
     """Settings and segment length of a finished run."""
     if not journal.exists or not is_published(journal):
-        raise UsageError(f"{journal.output} has no finished run beside it, so no part of it can be painted again.")
+        raise UsageError(f"{journal.output} has no finished run beside it, so no part of it can be painted again; resume it first.")
     return render_config(journal.run["settings"]), int(journal.run["segment_frames"])
 
 
@@ -158,8 +158,9 @@ def _take_up(session: Session, source: str | Path, request: Request) -> None:
             raise UsageError(f"{journal.output} is there already, without a run to resume; --overwrite it.")
         height, width = session.reader.info.size
         check_room(journal.folder, 100 * height * width)
-        journal.begin({**now, "source_path": str(Path(source).absolute())})
+        journal.clear()
         journal.note("joined", {"replaces": replaced(journal.output)})
+        journal.begin({**now, "source_path": str(Path(source).absolute())})
         return
     before = journal.run
     changed_parts = differences(before, now, SAME)

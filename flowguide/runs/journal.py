@@ -83,7 +83,7 @@ class Journal:
         return content
 
     def begin(self, run: dict[str, Any]) -> None:
-        """Make the folder of a new run."""
+        """Make a new run in the locked folder; from `run.json` on it is one."""
         for folder in (self._segments, self._states):
             folder.mkdir(parents=True, exist_ok=True)
         sync_folder(self.folder.parent)

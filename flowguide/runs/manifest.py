@@ -38,7 +38,7 @@ def manifest(
 
 def tag(content: Mapping[str, Any]) -> dict[str, str]:
     """The manifest as a container's metadata."""
-    return {TAG: json.dumps(content, ensure_ascii=False, separators=(",", ":"))}
+    return {TAG: json.dumps(content, separators=(",", ":"))}
 
 
 def write_manifest(output: Path, content: Mapping[str, Any]) -> Path:
