@@ -195,6 +195,17 @@ def test_every_kind_of_output_resumes(clip: Path, options: dict[str, Any], tmp_p
     assert len(frames_of(whole / name)) == 5
 
 
+def test_a_run_begins_clean_after_a_clearing_that_was_cut_off(
+    clip: Path, options: dict[str, Any], tmp_path: Path
+) -> None:
+    output = tmp_path / "out.mp4"
+    with pytest.raises(Interrupted):
+        flowguide.render(clip, output, segment_frames=2, **stop_after(3), **options)
+    (Journal(output).folder / "run.json").unlink()
+    report = flowguide.render(clip, output, segment_frames=2, request=RESUME, **{**options, "seed": 9}, max_frames=3)
+    assert report.painted == report.frames == 3
+
+
 def test_two_processes_do_not_write_one_run(clip: Path, options: dict[str, Any], tmp_path: Path) -> None:
     journal = Journal(tmp_path / "out.mp4")
     with journal.locked(), pytest.raises(UsageError, match="Another flowguide"):

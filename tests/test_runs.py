@@ -38,7 +38,9 @@ def write_clip(path: Path, frames: int = 5) -> Path:
     texture = np.random.default_rng(2).integers(0, 255, (3, 48, 110), dtype=np.uint8)
     with ClipWriter(path, size=(48, 64), time_base=Fraction(1, 25), frame_rate=Fraction(25)) as writer:
         for index in range(frames):
-            writer.write(Frame(torch.from_numpy(texture[:, :, index : index + 64].copy()), index, index, Fraction(1, 25)))
+            writer.write(
+                Frame(torch.from_numpy(texture[:, :, index : index + 64].copy()), index, index, Fraction(1, 25))
+            )
     return path
 
 
@@ -66,9 +68,7 @@ def pixels(path: Path) -> list[bytes]:
         return [frame.rgb.numpy().tobytes() for frame in reader]
 
 
-def test_show_and_rerun_from_the_video_alone(
-    place: Path, model: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_show_and_rerun_from_the_video_alone(place: Path, model: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run("render", "in.mp4", "out.mp4", *model, "--seed", 4, "--prompt", "ink „wash“") == 0
     shutil.copy("out.mp4", "alone.mp4")
     capsys.readouterr()
@@ -184,9 +184,7 @@ def test_a_full_disk_loses_nothing(tiny_checkpoint: Path, tmp_path: Path, small_
 
 
 @pytest.mark.parametrize("moment", range(6))
-def test_a_write_that_fails_leaves_what_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
-) -> None:
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int) -> None:
     path = tmp_path / "file"
     path.write_text("before")
     calls = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 from pathlib import Path
 
@@ -116,5 +117,5 @@ def test_decode_times_increase_and_come_before_showing(steps: list[int], groups:
     order = [4 * number + rank for number, group in enumerate(groups) for rank in group]
     order = [rank for rank in order if rank < len(pts)]
     decoded = decode_times(pts, order)
-    assert all(a < b for a, b in zip(decoded, decoded[1:], strict=False))
+    assert all(a < b for a, b in itertools.pairwise(decoded))
     assert all(dts <= pts[rank] for dts, rank in zip(decoded, order, strict=True))

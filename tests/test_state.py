@@ -44,7 +44,9 @@ def scene(count: int, cut_at: int) -> list[Frame]:
     ],
     ids=str,
 )
-def test_a_restored_renderer_goes_on_bit_by_bit(checkpoint: Checkpoint, tmp_path: Path, options: dict[str, Any]) -> None:
+def test_a_restored_renderer_goes_on_bit_by_bit(
+    checkpoint: Checkpoint, tmp_path: Path, options: dict[str, Any]
+) -> None:
     config = render_config({"steps": 4, **options})
     frames = scene(7, cut_at=5)
     whole = Renderer(config, checkpoint=checkpoint)

@@ -129,7 +129,9 @@ def render(
 def _of_finished(journal: Journal) -> tuple[RenderConfig, int]:
     """Settings and segment length of a finished run."""
     if not journal.exists or not is_published(journal):
-        raise UsageError(f"{journal.output} has no finished run beside it, so no part of it can be painted again; resume it first.")
+        raise UsageError(
+            f"{journal.output} has no finished run beside it, so no part of it can be painted again; resume it first."
+        )
     return render_config(journal.run["settings"]), int(journal.run["segment_frames"])
 
 
