@@ -230,6 +230,7 @@ def forked(clip: Path, output: Path, options: dict[str, Any]) -> int:
     return process
 
 
+@pytest.mark.timeout(60 * KILLS)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_runs_killed_at_random_moments_all_resume_to_the_same_frames(
     clip: Path, options: dict[str, Any], undisturbed: Path, tmp_path: Path
@@ -256,6 +257,7 @@ def test_runs_killed_at_random_moments_all_resume_to_the_same_frames(
 
 @pytest.mark.slow
 @pytest.mark.timeout(60 * KILLS)
+@pytest.mark.skipif("FLOWGUIDE_TEST_KILLS" not in os.environ, reason="FLOWGUIDE_TEST_KILLS says how many to kill")
 def test_commands_killed_at_random_moments_all_resume_to_the_same_frames(
     clip: Path, options: dict[str, Any], tmp_path: Path
 ) -> None:
