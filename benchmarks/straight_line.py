@@ -19,7 +19,7 @@ from results import write_result
 
 import flowguide
 from flowguide.metrics import measure
-from flowguide.runs.clip import RenderReport
+from flowguide.runs.clip import RenderReport, Request
 from flowguide.timing import MODEL_STAGES
 from flowguide.video import ClipReader
 
@@ -67,7 +67,7 @@ def row(chosen: argparse.Namespace, folder: Path, name: str, noise: str) -> dict
                "start_seconds": CLIPS[name], "audio": False, "threads": chosen.threads, "crf": 4}  # fmt: skip
     stem = f"{source.stem}-{noise}-{chosen.prompt.replace(' ', '-')}"
     reports = {
-        kind: flowguide.render(source, folder / f"{stem}-{kind}.mp4", guidance=kind == "guided", **options)
+        kind: flowguide.render(source, folder / f"{stem}-{kind}.mp4", guidance=kind == "guided", request=Request(overwrite=True), **options)
         for kind in ("unguided", "guided")
     }
     size = ClipReader(reports["guided"].output).info.size

@@ -23,6 +23,7 @@ _ADDRESSES = {
     "RenderConfig": "flowguide.config",
     "RenderReport": "flowguide.runs.clip",
     "Renderer": "flowguide.renderer",
+    "Request": "flowguide.runs.clip",
     "Styled": "flowguide.renderer",
     "probe": "flowguide.video",
     "render": "flowguide.runs.clip",

@@ -36,11 +36,17 @@ app.command("flowguide.training.__main__:app", name="training", help="Train, exp
 @app.command
 def render(
     source: Path,
-    output: Path,
+    output: Path | None = None,
     /,
     *,
     options: Annotated[RenderConfig, Parameter(name="*")] = RenderConfig(),  # noqa: B008
     config: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    redo: str | None = None,
+    segment_frames: int | None = None,
+    out_dir: Path | None = None,
+    dry_run: bool = False,
     json: bool = False,
 ) -> None:
     """Paint SOURCE into OUTPUT: same sound, same times, steady.
@@ -48,27 +54,42 @@ def render(
     Parameters
     ----------
     source
-        The clip to paint.
+        The clip to paint; with --out-dir also a glob of clips, such as 'clips/*.mp4'.
     output
-        The video to write; its suffix chooses the container.
+        The video to write; its suffix chooses the container. What the run needs to go on is kept in OUTPUT.run.
     config
         TOML file with a [render] table of the options below; options given here go over it.
+    resume
+        Go on with an interrupted run; begin where there is none.
+    overwrite
+        Replace OUTPUT, or a run that is there, once the new one is complete.
+    redo
+        Frames of a finished OUTPUT to paint again, FIRST-LAST, in whole segments, with what is said differently here.
+    segment_frames
+        Frames per segment: what an interrupted run paints again at most. Default: 48.
+    out_dir
+        Paint every clip that SOURCE means into this folder; a failure of one does not stop the others.
+    dry_run
+        Say what would be done, how long it takes and how much room it needs; paint a few frames and write nothing.
     json
         Progress and result as one JSON object per line.
     """
-    from .runs.clip import render as render_clip
-    from .terminal import reporter
+    from . import run_commands
 
-    with reporter(source, output, as_json=json) as report:
-        done = render_clip(
-            source,
-            output,
-            config=options,
-            on_start=report.started,
-            on_frame=report.frame,
-            should_stop=report.stop_asked,
-        )
-        report.done(done)
+    if dry_run:
+        run_commands.estimate(source, output, options, as_json=json)
+        return
+    request = run_commands.request(resume=resume, overwrite=overwrite, redo=redo)
+    if out_dir is not None:
+        run_commands.batch(source, output, out_dir, options, request, segment_frames, as_json=json)
+        return
+    if output is None:
+        raise UsageError("OUTPUT is missing; name the video to write, or with --out-dir a folder for several.")
+    run_commands.render_one(source, output, options, request, segment_frames, as_json=json)
+
+
+for _name in ("resume", "show", "rerun", "init", "try"):
+    app.command(f"flowguide.run_commands:{_name}_command", name=_name)
 
 
 @app.command

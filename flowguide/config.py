@@ -130,7 +130,7 @@ def read_toml(path: Path) -> dict[str, Option]:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UsageError(f"The configuration file {path} does not exist.") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"The configuration file {path} cannot be read: {error}") from error
     section = content.get("render", content)
     if not isinstance(section, dict):

@@ -6,7 +6,7 @@ pixel. The denoiser's prediction is pulled toward it, what was uncovered is gene
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,6 +104,11 @@ class Renderer:
         """Name of the flow estimator in use."""
         return self._flow.name
 
+    @property
+    def model_calls(self) -> int:
+        """Rows that the denoiser is given for one frame: its steps, twice under classifier-free guidance."""
+        return len(self._model.table) * (2 if self._model.guidance_scale > 1.0 else 1)
+
     def step(self, picture: Any) -> Any:
         """Paint one more picture of the same clip and return it as the kind it came in.
 
@@ -131,6 +136,28 @@ class Renderer:
         """Begin a new shot at the next frame."""
         self._shot += 1
         self._guidance.forget()
+
+    def state(self) -> dict[str, Any]:
+        """All that the next frame needs, bit by bit: nested dicts of tensors, numbers, strings and lists.
+
+        Tensors are borrowed: save or copy them before the next frame.
+        """
+        return {
+            "shot": self._shot,
+            "next_index": self._next_index,
+            "cuts": self._cuts.state(),
+            "guidance": self._guidance.state(),
+            "init": self._init.state(),
+            "model": self._model.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on after the frame at which `state` was taken, with the same settings and the same clip."""
+        self._shot, self._next_index = state["shot"], state["next_index"]
+        self._cuts.restore(state["cuts"])
+        self._guidance.restore(state["guidance"])
+        self._init.restore(state["init"])
+        self._model.restore(state["model"])
 
     def cancel(self) -> None:
         """Stop before the next frame; may be called from another thread or a callback."""

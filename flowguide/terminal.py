@@ -47,12 +47,14 @@ class Reporter:
         return self._stop
 
     def started(self, start: Started) -> None:
-        self._expected = start.frames
+        self._expected = _left(start)
         self._began = time.perf_counter()
         height, width = start.size
         self.say(
             f"{self._source} -> {self._output}: {width}x{height}, {start.model} on {start.device} in {start.dtype}"
         )
+        if start.done:
+            self.say(f"{start.done} frames are there already.")
 
     def frame(self, styled: Styled) -> None:
         self._frames += 1
@@ -63,7 +65,7 @@ class Reporter:
         shots = "1 shot" if report.shots == 1 else f"{report.shots} shots"
         self.say(
             f"{report.frames} frames, {shots}, {report.seconds:.1f} s, {report.frames_per_second:.2f} fps: "
-            f"{report.output}"
+            f"{report.output}" + (f" ({report.painted} frames painted now)" if report.painted < report.frames else "")
         )
 
     def say(self, text: str) -> None:
@@ -105,8 +107,8 @@ class JsonReporter(Reporter):
         self._emit("message", text=text)
 
     def started(self, start: Started) -> None:
-        self._expected, self._began = start.frames, time.perf_counter()
-        self._emit("start", frames=start.frames, size=list(start.size), model=start.model, device=start.device)
+        self._expected, self._began = _left(start), time.perf_counter()
+        self._emit("start", frames=start.frames, done=start.done, size=list(start.size), model=start.model, device=start.device)
 
     def frame(self, styled: Styled) -> None:
         super().frame(styled)
@@ -127,6 +129,7 @@ class JsonReporter(Reporter):
             output=str(report.output),
             manifest=str(report.manifest),
             frames=report.frames,
+            painted=report.painted,
             shots=report.shots,
             seconds=round(report.seconds, 3),
             fps=round(report.frames_per_second, 3),
@@ -150,12 +153,17 @@ class LiveReporter(Reporter):
 
     def started(self, start: Started) -> None:
         super().started(start)
-        self._task = self._progress.add_task("first frame", total=start.frames, rate="")
+        self._task = self._progress.add_task("first frame", total=_left(start), rate="")
 
     def frame(self, styled: Styled) -> None:
         super().frame(styled)
         assert self._task is not None
         self._progress.update(self._task, advance=1, description=slowest_stage(styled), rate=f"{self.rate():.2f} fps")
+
+
+def _left(start: Started) -> int | None:
+    """Frames still to be painted."""
+    return None if start.frames is None else max(start.frames - start.done, 0)
 
 
 def slowest_stage(styled: Styled) -> str:

@@ -132,7 +132,7 @@ def test_ctrl_c_stops_after_the_frame_with_130_and_leaves_nothing(
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Stopped after" in errors
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [], "nothing was kept yet"
 
 
 def test_doctor_names_costs_and_cures() -> None:

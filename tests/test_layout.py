@@ -22,7 +22,7 @@ FLOORS = [
     {"pictures", "video", "flow", "diffusion", "guidance", "measures", "metrics", "synthetic"},
     {"renderer", "steady", "training"},
     {"pipeline", "runs", "diffusers_pipeline"},
-    {"terminal", "doctor", "models_command", "cli", "server"},
+    {"terminal", "doctor", "models_command", "run_commands", "cli", "server"},
 ]
 """Rooms from the ground up; a room imports its own floor and those below."""
 

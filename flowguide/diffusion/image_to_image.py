@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,12 +63,22 @@ class ImageToImage:
         """Take over changed settings; prompts already encoded are kept."""
         scheduler = self._checkpoint.scheduler_config
         self.table = step_table(config.sampler, scheduler, config.steps, config.strength, config.eta)
+        self.carried_noise.seed = config.seed
         self._prompts: PromptSchedule = prompt_schedule(config.prompt)
         encode = self._checkpoint.prompts
         self._chunks = max(map(encode.chunks, (*self._prompts.texts, config.negative_prompt)))
         for text in self._prompts.texts:
             encode(text, self._chunks)
         self._config = config
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs to go on with the next frame: carried noise, and what was given up for memory."""
+        return {"noise": self.carried_noise.state(), "memory": self._ladder.taken}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned."""
+        self.carried_noise.restore(state["noise"])
+        self._ladder.take(state["memory"])
 
     @property
     def guidance_scale(self) -> float:

@@ -70,3 +70,11 @@ class InitialLatent:
         if self._init == "first" and (shot != self._shot or self._first is None):
             self._first = self._encode(finished[None])
         self._shot = shot
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs to go on with the next frame."""
+        return {"before": self._before, "first": self._first, "shot": self._shot}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned."""
+        self._before, self._first, self._shot = state["before"], state["first"], state["shot"]

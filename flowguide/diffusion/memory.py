@@ -33,6 +33,18 @@ class MemoryLadder:
 
     def __init__(self, rungs: Sequence[Rung]):
         self._rungs = list(rungs)
+        self._taken: list[str] = []
+
+    @property
+    def taken(self) -> list[str]:
+        """What the rungs taken so far say, in order."""
+        return list(self._taken)
+
+    def take(self, says: Sequence[str]) -> None:
+        """Take the rungs that `taken` told of, as a run that goes on after them does."""
+        for rung in self._rungs:
+            if rung.says in says and rung.says not in self._taken and rung.take():
+                self._taken.append(rung.says)
 
     def __call__(self, work: Callable[[], Result]) -> Result:
         while True:
@@ -50,6 +62,8 @@ class MemoryLadder:
                 torch.cuda.empty_cache()
             if rung.take():
                 log.warning("Memory ran out; from now on: %s.", rung.says)
+                if rung.says not in self._taken:
+                    self._taken.append(rung.says)
                 return True
             self._rungs.pop(0)
         return False

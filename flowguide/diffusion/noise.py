@@ -49,7 +49,7 @@ class CarriedNoise:
     """
 
     def __init__(self, seed: int, cell: int):
-        self._seed = seed
+        self.seed = seed
         self._cell = cell
         self._shot: int | None = None
         self._frame: int | None = None
@@ -72,18 +72,18 @@ class CarriedNoise:
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs to go on with the next frame: shot, frame and the fields by step, on the CPU."""
-        return {"shot": self._shot, "frame": self._frame, "fields": {k: v.cpu() for k, v in self._fields.items()}}
+        return {"shot": self._shot, "frame": self._frame, "fields": {str(k): v.cpu() for k, v in self._fields.items()}}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over what `state` returned."""
         self._shot, self._frame, self._flow = state["shot"], state["frame"], None
-        self._fields = dict(state["fields"])
+        self._fields = {int(step): field for step, field in state["fields"].items()}
         self._latents = {}
 
     def _advanced(self, step: int, shape: tuple[int, ...]) -> Tensor:
         assert self._frame is not None, "begin comes first"
         channels, height, width = shape[1], shape[2] * self._cell, shape[3] * self._cell
-        drawn = normal(self._seed, _PURPOSE["carried"], self._frame, step, (1, channels, height, width))
+        drawn = normal(self.seed, _PURPOSE["carried"], self._frame, step, (1, channels, height, width))
         field = self._fields.get(step)
         if field is None or self._flow is None or field.shape != drawn.shape:
             self._fields[step] = drawn

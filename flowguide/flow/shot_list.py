@@ -7,9 +7,10 @@ column "Start Frame" is read back.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from ..errors import UsageError
 from ..types import Frame
@@ -28,6 +29,13 @@ class GivenCuts:
     def is_cut(self, frame: Frame) -> bool:
         """Whether the list begins a shot at `frame`; never at the first frame of all."""
         return frame.index > 0 and frame.index in self._first_frames
+
+    def state(self) -> dict[str, Any]:
+        """Nothing: the list says it all."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned."""
 
 
 def write_shots(path: Path, shots: Iterable[Shot], frame_rate: Fraction | None = None) -> None:

@@ -9,12 +9,13 @@ with what came before it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..types import Frame
@@ -97,6 +98,15 @@ class CutDetector:
         self._before = picture
         self.last_change = _change(picture, before)
         return self.last_change.structure < self.least_structure and self.last_change.colours > self.least_colours
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs to judge the next frame; empty where no frame has been fed."""
+        return {} if self._before is None else {k: torch.from_numpy(v) for k, v in vars(self._before).items()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned."""
+        self.last_change = None
+        self._before = _Thumbnail(**{name: part.numpy() for name, part in state.items()}) if state else None
 
 
 def find_shots(frames: Iterable[Frame], detector: CutDetector | None = None) -> Iterator[Shot]:

@@ -7,7 +7,9 @@ was generated after the anchor comes from the frame before.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +42,15 @@ class Anchor:
         """An anchor that begins at this frame."""
         _, height, width = picture.shape
         return Anchor(picture, picture.new_zeros(2, height, width), picture.new_ones(height, width), age=0)
+
+    def state(self) -> dict[str, Any]:
+        """What `restored` needs. An anchor of age 0 is told by its age: the current picture says all of it."""
+        return {"age": 0} if self.age == 0 else dict(vars(self))
+
+    @staticmethod
+    def restored(state: Mapping[str, Any], picture: Tensor) -> Anchor:
+        """The anchor that `state` told of; `picture` [C, H, W] is what the current frame keeps."""
+        return Anchor(**state) if state["age"] else Anchor.at(picture)
 
     def carried(self, flow: Tensor, prior: Tensor) -> tuple[Anchor, Tensor]:
         """The anchor seen from the next frame, and that frame's `prior` [C, H, W] with what is known from the anchor.

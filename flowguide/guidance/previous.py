@@ -6,7 +6,10 @@ to look at: they are warped and pasted after decoding. Detail survives because p
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -151,6 +154,28 @@ class PreviousFrame:
         ones = torch.ones_like(confidence)[None]
         options = {"weight": self._config.paste, "feather_px": self._config.feather_px}
         return ops.paste(torch.zeros_like(ones), ones, confidence, **options)[0, 0]
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs to guide the next frame; empty where it begins anew."""
+        before = self._before
+        if before is None:
+            return {}
+        frame = before.frame
+        time_base = [frame.time_base.numerator, frame.time_base.denominator]
+        return {
+            "frame": {"rgb": frame.rgb, "index": frame.index, "pts": frame.pts, "time_base": time_base},
+            "painted": before.painted,
+            "log_area": before.log_area,
+            "anchor": before.anchor.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned."""
+        if not state:
+            return self.forget()
+        told, painted = state["frame"], state["painted"]
+        frame = Frame(told["rgb"], told["index"], told["pts"], Fraction(*told["time_base"]))
+        self._before = _Before(frame, painted, state["log_area"], Anchor.restored(state["anchor"], painted))
 
     def forget(self) -> None:
         """Start anew at the next frame."""

@@ -1,21 +1,30 @@
-"""One clip from file to file."""
+"""One clip from file to file, in a run that can be interrupted anywhere and gone on with."""
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
-from ..config import Option, RenderConfig, changed
-from ..errors import FlowguideError, Interrupted, UsageError
+from ..config import Option, RenderConfig, changed, render_config
+from ..errors import FlowguideError, UsageError
 from ..renderer import Renderer, Styled
 from ..types import ClipInfo
-from ..video import ClipReader, ClipWriter, Codec, check_output
+from ..video import ClipReader, Codec, check_output
 from ..video.formats import codec_for
-from .manifest import write_manifest
+from ..video.source import STDIN
+from .assemble import is_published, kept_records, may_be_replaced, output_files, replaced
+from .disk import check_room
+from .identity import SAME, TOLD, differences, identity
+from .journal import Journal, Record
+from .manifest import manifest_path
+from .session import Range, Session, log
+
+SEGMENT_FRAMES = 48
+"""Frames per segment unless told otherwise: what a killed run has to paint again at most."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +34,9 @@ class RenderReport:
     output: Path
     manifest: Path
     frames: int
+    """Frames in the output."""
+    painted: int
+    """Frames painted in this session; the others were there already."""
     shots: int
     seconds: float
     """From the first frame read to the file closed; loading the model is not in it."""
@@ -34,7 +46,7 @@ class RenderReport:
 
     @property
     def frames_per_second(self) -> float:
-        return self.frames / self.seconds if self.seconds else 0.0
+        return self.painted / self.seconds if self.seconds else 0.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,20 @@ class Started:
     model: str
     device: str
     dtype: str
+    done: int = 0
+    """Frames that earlier sessions painted."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to do about a run or an output that is there already."""
+
+    resume: bool = False
+    """Go on with the run; begin where there is none."""
+    overwrite: bool = False
+    """Give up the run, and replace the output once the new one is complete."""
+    redo: tuple[int, int] | None = None
+    """Paint the frames first..last of a finished output again, in whole segments."""
 
 
 def render(
@@ -54,6 +80,8 @@ def render(
     output: str | Path,
     *,
     config: RenderConfig | None = None,
+    request: Request = Request(),
+    segment_frames: int = SEGMENT_FRAMES,
     on_start: Callable[[Started], None] | None = None,
     on_frame: Callable[[Styled], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -61,14 +89,27 @@ def render(
 ) -> RenderReport:
     """Paint the clip `source` into the file `output`, with its sound and its exact times.
 
-    config: all settings; `options` are single fields of RenderConfig that go over it (prompt="ink drawing").
-    on_start, on_frame: called before the first and after each frame. should_stop: asked before each frame.
+    config: all settings; `options` are single fields of RenderConfig that go over it (prompt="ink drawing"). For
+    frames to be painted again they are what is said differently from the run.
+    request: what to do about a run or an output that is there already; by default it is refused to touch either.
+    segment_frames: frames after which the run's state is kept, and from key frame to key frame.
+    on_start, on_frame: called before the first and after each frame. should_stop: asked after each frame.
     The output appears under its name only when it is complete, with a manifest `<output>.json` beside it.
     Raises FlowguideError: VideoError, ModelError, UsageError, ScheduleError, Interrupted; each a sentence.
     """
-    settings = changed(config or RenderConfig(), **options)
     output = Path(output)
+    settings = changed(config or RenderConfig(), **options)
     check_output(output, [source])
+    if segment_frames < 1:
+        raise UsageError(f"A segment has at least 1 frame, got {segment_frames}.")
+    journal = Journal(output)
+    if request.redo:
+        settings, segment_frames = _of_finished(journal)
+    elif not (request.resume or request.overwrite):
+        _refuse_to_replace(journal)
+    if request.resume and str(source) == STDIN:
+        raise UsageError("Standard input can be read once only, so a run on it cannot be resumed; save it as a file.")
+    given = {**({name: getattr(config, name) for name in config.model_fields_set} if config else {}), **options}
     with ClipReader(
         source,
         size=settings.size,
@@ -76,31 +117,128 @@ def render(
         end_seconds=settings.end_seconds,
         max_frames=settings.max_frames,
     ) as reader:
-        renderer = Renderer(settings)
-        with ClipWriter(
-            output,
-            size=reader.info.size,
-            time_base=reader.info.time_base,
-            frame_rate=reader.info.frame_rate,
-            audio_from=reader if settings.audio and reader.info.audio_codec else None,
-            codec=output_codec(output, settings),
-        ) as writer:
-            if on_start is not None:
-                on_start(_started(reader, renderer))
-            began = time.perf_counter()
-            frames, shots = 0, 0
-            for styled in _in_memory(renderer(reader), reader.info.size):
-                with renderer.clock("write"):
-                    writer.write(styled.frame())
-                frames, shots = frames + 1, styled.shot + 1
-                if on_frame is not None:
-                    on_frame(styled)
-                if should_stop is not None and should_stop():
-                    raise Interrupted(f"Stopped after {frames} frames; {output} was not written.")
-        seconds = time.perf_counter() - began
-        losses = list(reader.losses)
-    manifest = write_manifest(output, source=Path(source), renderer=renderer, frames=frames, seconds=seconds)
-    return RenderReport(output, manifest, frames, shots, seconds, dict(renderer.clock.seconds), losses)
+        codec = output_codec(output, settings)
+        session = Session(journal, reader, Renderer(settings), codec, segment_frames, on_frame, should_stop)
+        with journal.locked():
+            _take_up(session, source, request)
+            if request.redo:
+                _note_redo(session, request.redo, given)
+            return _carry_out(session, on_start)
+
+
+def _of_finished(journal: Journal) -> tuple[RenderConfig, int]:
+    """Settings and segment length of a finished run."""
+    if not journal.exists or not is_published(journal):
+        raise UsageError(
+            f"{journal.output} has no finished run beside it, so no part of it can be painted again; resume it first."
+        )
+    return render_config(journal.run["settings"]), int(journal.run["segment_frames"])
+
+
+def _refuse_to_replace(journal: Journal) -> None:
+    """Raise where a run or an output is there already; asked before anything is loaded."""
+    frames = _frames(journal.records()) if journal.exists else 0
+    if output_files(journal.output, 1)[0].exists():
+        raise UsageError(f"{journal.output} is there already; choose another name, or --overwrite it.")
+    if frames:
+        raise UsageError(
+            f"{journal.folder} holds {frames} frames of an unfinished run; go on with --resume, or --overwrite it."
+        )
+
+
+def _take_up(session: Session, source: str | Path, request: Request) -> None:
+    """Open the run that is there, or begin one."""
+    journal = session.journal
+    going_on = request.resume or request.redo
+    if not going_on and not request.overwrite:
+        _refuse_to_replace(journal)
+    if not going_on and journal.exists:
+        journal.clear()
+    now = identity(source, session.renderer, session.segment_frames)
+    if not journal.exists:
+        if request.resume and output_files(journal.output, 1)[0].exists():
+            raise UsageError(f"{journal.output} is there already, without a run to resume; --overwrite it.")
+        height, width = session.reader.info.size
+        check_room(journal.folder, 100 * height * width)
+        journal.clear()
+        journal.note("joined", {"replaces": replaced(journal.output)})
+        journal.begin({**now, "source_path": str(Path(source).absolute())})
+        return
+    before = journal.run
+    changed_parts = differences(before, now, SAME)
+    if changed_parts:
+        raise UsageError(
+            f"{journal.folder} is a run with another input or other settings ({'; '.join(changed_parts)}); give the "
+            "same, or --overwrite it."
+        )
+    if not may_be_replaced(journal):
+        raise UsageError(f"{journal.output} is not what this run wrote; move it away, or --overwrite it.")
+    for difference in differences(before, now, TOLD):
+        log.warning("%s: %s; new frames may differ in their last bits.", journal.folder, difference)
+    journal.tidy()
+
+
+def _note_redo(session: Session, frames: tuple[int, int], given: dict[str, Option]) -> None:
+    journal, length = session.journal, session.segment_frames
+    first, last = frames
+    total = _frames(journal.records())
+    if not 0 <= first <= last < total:
+        raise UsageError(f"Frames to paint again should lie in 0-{total - 1}, first to last, got {first}-{last}.")
+    before = session.renderer.config
+    changes = {name: value for name, value in given.items() if getattr(before, name) != value}
+    session.renderer.update(**changes)
+    session.renderer.update(**{name: getattr(before, name) for name in changes})
+    numbers = {"first": first // length, "end": last // length + 1}
+    journal.note("redo", {"frames": [first, last], **numbers, "done": [], "changes": changes})
+
+
+def _carry_out(session: Session, on_start: Callable[[Started], None] | None) -> RenderReport:
+    """Paint what is missing and put the output together."""
+    journal = session.journal
+    known = kept_records(journal)
+    redo = journal.noted("redo")
+    if on_start is not None:
+        on_start(_started(session.reader, session.renderer, 0 if redo else _frames(known)))
+    began = time.perf_counter()
+    with _keeping(journal):
+        if redo is not None:
+            done = len(redo["done"])
+            if redo["first"] + done < redo["end"]:
+                session.paint(Range(redo["first"] + done, redo["end"], redo["changes"]), keep_states=False)
+        elif journal.noted("painted") is None or len(known) < len(journal.records()):
+            session.paint(Range(len(known)), keep_states=True)
+            journal.note("painted", {"losses": session.reader.losses})
+        records = journal.records()
+        session.finish(records)
+    return RenderReport(
+        output=journal.output,
+        manifest=manifest_path(journal.output),
+        frames=_frames(records),
+        painted=session.painted,
+        shots=records[-1].shots,
+        seconds=time.perf_counter() - began,
+        stage_seconds=dict(session.renderer.clock.seconds),
+        losses=list((journal.noted("painted") or {}).get("losses", [])),
+    )
+
+
+@contextmanager
+def _keeping(journal: Journal) -> Iterator[None]:
+    """Whatever stops the run is told with the way to go on; a run of which nothing is kept is removed."""
+    try:
+        yield
+    except BaseException as error:
+        frames = _frames(journal.records())
+        if not frames:
+            journal.clear()
+        elif isinstance(error, FlowguideError):
+            command = shlex.join(["flowguide", "resume", str(journal.output)])
+            error.args = (f"{error} {frames} frames are kept; go on with: {command}",)
+        raise
+
+
+def _frames(records: list[Record]) -> int:
+    return sum(len(record.pts) for record in records)
 
 
 def output_codec(output: Path, settings: RenderConfig) -> Codec:
@@ -113,24 +251,7 @@ def output_codec(output: Path, settings: RenderConfig) -> Codec:
     return replace(codec, options={**codec.options, "crf": str(settings.crf)})
 
 
-def _in_memory(styled: Iterator[Styled], size: tuple[int, int]) -> Iterator[Styled]:
-    """`styled`, with an exhausted memory told as a sentence."""
-    try:
-        yield from styled
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
-            raise
-        height, width = size
-        raise FlowguideError(
-            f"Out of memory at {width}x{height}. Choose a smaller --size, or --dtype bfloat16 where it is float32."
-        ) from error
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _started(reader: ClipReader, renderer: Renderer) -> Started:
+def _started(reader: ClipReader, renderer: Renderer, done: int) -> Started:
     info, config = reader.info, renderer.config
     frames = info.frames
     if config.start_seconds is not None or config.end_seconds is not None:
@@ -139,7 +260,7 @@ def _started(reader: ClipReader, renderer: Renderer) -> Started:
         frames = config.max_frames if frames is None else min(frames, config.max_frames)
     checkpoint = renderer.checkpoint
     dtype = str(checkpoint.dtype).removeprefix("torch.")
-    return Started(frames, info.size, config.model, str(checkpoint.device), dtype)
+    return Started(frames, info.size, config.model, str(checkpoint.device), dtype, done)
 
 
 def _frames_in_range(info: ClipInfo, config: RenderConfig) -> int | None:

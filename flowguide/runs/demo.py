@@ -8,7 +8,7 @@ from pathlib import Path
 from ..config import RenderConfig, changed
 from ..metrics import Report, measure
 from ..video import ClipReader
-from .clip import RenderReport, render
+from .clip import RenderReport, Request, render
 from .side_by_side import write_side_by_side
 
 HEIGHT = "384"
@@ -34,8 +34,9 @@ def run_demo(prompt: str, frames: int, folder: Path, clip: Path | None, config: 
         clip = folder / "source.mp4"
         write_demo_clip(clip, frames=frames)
     settings = changed(config or RenderConfig(), prompt=prompt, max_frames=frames, size=HEIGHT)
-    unguided = render(clip, folder / "unguided.mp4", config=changed(settings, guidance=False))
-    guided = render(clip, folder / "guided.mp4", config=settings)
+    anew = Request(overwrite=True)
+    unguided = render(clip, folder / "unguided.mp4", config=changed(settings, guidance=False), request=anew)
+    guided = render(clip, folder / "guided.mp4", config=settings, request=anew)
     side_by_side = folder / "side-by-side.mp4"
     _comparison(clip, frames, unguided.output, guided.output, side_by_side)
     return Demo(clip, unguided, guided, side_by_side, _steadiness(clip, frames, unguided.output, guided.output))

@@ -1,19 +1,21 @@
-"""What a run was: settings, model, versions, machine, implementations. Enough to run it again."""
+"""What a finished run was, beside its output and inside it: enough to run it again."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import __version__, ops
-from ..machine import machine_line
-from ..renderer import Renderer
+import av
+import av.error
 
-PACKAGES = ("torch", "diffusers", "transformers", "numpy", "av", "opencv-python-headless", "triton")
+from ..errors import FlowguideError
+from .durable import read_json, write_json
+from .identity import SAME, TOLD
+
+TAG = "comment"
+"""The container's tag that holds the manifest."""
 
 
 def manifest_path(output: Path) -> Path:
@@ -21,56 +23,52 @@ def manifest_path(output: Path) -> Path:
     return output.with_name(output.name + ".json")
 
 
-def package_versions() -> dict[str, str | None]:
-    """Installed versions of the packages that a result depends on; None where absent."""
-    found: dict[str, str | None] = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
+def manifest(
+    run: Mapping[str, Any], output: Path, *, frames: int, seconds: float, painted_again: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """The manifest of a finished run; no path but the names of files is in it, because it travels with the video.
+
+    run: what `identity` told. seconds: that painting took, in all sessions. painted_again: ranges of frames that were,
+    and the settings that they have to themselves.
+    """
+    told = {name: run[name] for name in (*(same.split(".")[0] for same in SAME), *TOLD)}
+    again = {"painted_again": painted_again} if painted_again else {}
+    return {**told, "output": output.name, "frames": frames, "seconds": round(seconds, 3), **again}
 
 
-def write_manifest(output: Path, *, source: Path, renderer: Renderer, frames: int, seconds: float) -> Path:
-    """Write the manifest beside `output` in one piece and return its path."""
-    content: dict[str, Any] = {
-        "flowguide": __version__,
-        "source": {"name": source.name, "sha256": file_digest(source)},
-        "output": output.name,
-        "settings": renderer.config.model_dump(),
-        "model": {
-            "name": renderer.config.model,
-            "sha256": renderer.checkpoint.digest(),
-            "device": str(renderer.checkpoint.device),
-            "dtype": str(renderer.checkpoint.dtype).removeprefix("torch."),
-        },
-        "flow": renderer.flow_name,
-        "operations": {name: ops.resolve(name, renderer.checkpoint.device) for name in ops.OPERATIONS},
-        "frames": frames,
-        "seconds": round(seconds, 3),
-        "stage_seconds": {name: round(total, 3) for name, total in sorted(renderer.clock.seconds.items())},
-        "machine": machine_line(),
-        "packages": package_versions(),
-    }
+def tag(content: Mapping[str, Any]) -> dict[str, str]:
+    """The manifest as a container's metadata."""
+    return {TAG: json.dumps(content, separators=(",", ":"))}
+
+
+def write_manifest(output: Path, content: Mapping[str, Any]) -> Path:
+    """Write the manifest beside `output` and return its path."""
     path = manifest_path(output)
-    write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_json(path, content)
     return path
 
 
-def file_digest(path: Path) -> str | None:
-    """SHA-256 of a file's bytes, or None where it is not a plain file (a pipe, a pattern of pictures)."""
-    if not path.is_file():
-        return None
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def read_manifest(output: Path) -> dict[str, Any]:
+    """The manifest of `output`: from the file beside it, else from its own metadata. `output` may be that file itself.
+
+    Raises FlowguideError where there is none, or where it is damaged.
+    """
+    beside = output if output.suffix == ".json" else manifest_path(output)
+    content = read_json(beside) if beside.is_file() else _inside(output)
+    if not isinstance(content.get("settings"), dict) or not isinstance(content.get("source"), dict):
+        raise FlowguideError(f"{output} was not made by flowguide, or its manifest is damaged.")
+    return content
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write `text` so that `path` holds all of it or what it held before."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    part.replace(path)
+def _inside(output: Path) -> dict[str, Any]:
+    if not output.is_file():
+        raise FlowguideError(f"{output} does not exist; name a video that flowguide made.")
+    try:
+        with av.open(f"file:{output}", metadata_errors="replace") as container:
+            tags = {name.lower(): value for name, value in container.metadata.items()}
+        content = json.loads(tags[TAG])
+    except (av.error.FFmpegError, OSError, KeyError, ValueError, RecursionError) as error:
+        raise FlowguideError(f"{output} holds no manifest, and there is none beside it.") from error
+    if not isinstance(content, dict):
+        raise FlowguideError(f"{output} holds no manifest, and there is none beside it.")
+    return content

@@ -8,13 +8,15 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
 
 import av
 import av.error
+import torch
+from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image
@@ -23,6 +25,7 @@ from torch import Tensor
 from flowguide.errors import UsageError, VideoError
 
 from .colour import FromRgb
+from .decode_times import decode_times, ranks
 from .filters import filtered
 from .formats import CODECS, CONTAINERS, Codec, Container
 from .sound import Sound
@@ -35,12 +38,14 @@ UNITS_OF_GIF, SHORTEST_DELAY = 100, 2
 """Per second, and in these units."""
 
 
-class Encoder(Protocol):
-    def write(self, rgb: Tensor, pts: int) -> None:
-        """Encode uint8 [3, H, W]; pts increase and are in units of the time base."""
-
+class TakesSound(Protocol):
     def add_sound(self, path: str, start: Fraction, *, ends_with_pictures: bool) -> None:
         """Take the sound of `path`, whose second `start` is 0 here; to be called before the first picture."""
+
+
+class Encoder(TakesSound, Protocol):
+    def write(self, rgb: Tensor, pts: int) -> None:
+        """Encode uint8 [3, H, W]; pts increase and are in units of the time base."""
 
     def finish(self) -> None:
         """Write what is still held and close."""
@@ -70,12 +75,12 @@ class StreamEncoder:
         self._time_base, self._frame_rate = time_base, frame_rate
         self._sound: Sound | None = None
         self._sound_ahead = SOUND_AHEAD
-        self._last_pts = 0
+        self._last_pts = self._packets = 0
         self._unfinished = unfinished_name(path)
         _create(self._unfinished, path)
         try:
             with explained(path):
-                options = {**kind.options, **_exact_times(kind, time_base)}
+                options = {**kind.options, **exact_times(kind, time_base)}
                 self._output = av.open(f"file:{self._unfinished}", "w", format=kind.format, options=options)
                 self._output.metadata.update(metadata)
                 self._stream = self._opened_stream(size)
@@ -85,13 +90,10 @@ class StreamEncoder:
 
     def _opened_stream(self, size: tuple[int, int]) -> VideoStream:
         codec = self._codec
-        stream = self._output.add_stream(codec.encoder, rate=self._frame_rate, options=dict(codec.options))
+        stream = self._output.add_stream(codec.encoder, rate=self._frame_rate, options=_options(codec))
         if not isinstance(stream, VideoStream):
             raise UsageError(f"{codec.encoder!r} is no encoder of pictures.")
-        height, width = (side + side % 2 for side in size) if codec.even_sides else size
-        if (height, width) != size:
-            log.warning("%s: %dx%d is padded to %dx%d, because this codec needs even sides.",
-                        self._path, size[1], size[0], width, height)  # fmt: skip
+        height, width = codec.stored_size(size)
         stream.height, stream.width = height, width
         stream.pix_fmt = codec.pixel_format
         stream.time_base = stream.codec_context.time_base = self._time_base
@@ -113,13 +115,18 @@ class StreamEncoder:
         picture.pts, picture.time_base = pts, self._time_base
         self._last_pts = pts
         with explained(self._path):
-            self._output.mux(self._stream.encode(picture))
+            packets = self._stream.encode(picture)
+            self._output.mux(packets)
+            self._packets += len(packets)
             if self._sound:
                 self._sound.write_until(pts * self._time_base + self._sound_ahead)
 
     def finish(self) -> None:
         with explained(self._path):
-            self._output.mux(self._stream.encode(None))
+            packets = self._stream.encode(None)
+            if not self._packets:
+                _set_decode_times(packets)
+            self._output.mux(packets)
             if self._sound:
                 end = None if self._sound_ahead else self._last_pts * self._time_base + 1 / self._frame_rate
                 self._sound.write_until(end)
@@ -268,7 +275,22 @@ def _replace(unfinished: Path, target: Path) -> None:
     os.replace(unfinished, target)
 
 
-def _exact_times(kind: Container, time_base: Fraction) -> dict[str, str]:
+def _set_decode_times(packets: Sequence[Packet[VideoStream]]) -> None:
+    """Give all packets of a clip their decode times: x265 leaves them undefined where there are but a few."""
+    shown = [packet.pts or 0 for packet in packets]
+    for packet, dts in zip(packets, decode_times(sorted(shown), ranks(shown)), strict=True):
+        packet.dts = dts
+
+
+def _options(codec: Codec) -> dict[str, str]:
+    """The codec's options, and what makes it give the same bytes each time."""
+    # With AVX-512, x264's macroblock tree depends on what lies behind its buffers: the same pictures give other bytes.
+    if codec.encoder == "libx264" and torch.backends.cpu.get_cpu_capability() == "AVX512":
+        return {**codec.options, "x264-params": "asm=AVX2"}
+    return dict(codec.options)
+
+
+def exact_times(kind: Container, time_base: Fraction) -> dict[str, str]:
     """Options that make an MP4 count in the units of `time_base`, edit list included, instead of its own."""
     if not kind.exact_times:
         return {}

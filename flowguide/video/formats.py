@@ -25,6 +25,11 @@ class Codec:
     mp4_tag: str = ""
     """The name of the codec in MP4 and MOV, where players want another than FFmpeg's choice."""
 
+    def stored_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the pictures in the file for pictures of `size`."""
+        height, width = size
+        return (height + height % 2, width + width % 2) if self.even_sides else size
+
 
 @dataclass(frozen=True)
 class Container:

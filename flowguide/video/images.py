@@ -137,7 +137,7 @@ def open_pictures(path: str, rate: Fraction | None) -> PictureSource | None:
     where = Path(path)
     if where.is_file():
         return _animation(path) if where.suffix.lower() in ANIMATED_SUFFIXES else None
-    files = _files(where)
+    files = picture_files(where)
     if files is None:
         return None
     if not files:
@@ -161,7 +161,7 @@ def _animation(path: str) -> Animation:
         raise VideoError(f"{path} cannot be read as a picture; check that the file is whole.") from error
 
 
-def _files(where: Path) -> list[Path] | None:
+def picture_files(where: Path) -> list[Path] | None:
     """The pictures that a folder, a glob or a numbered name means, in natural order; None where it is none of them."""
     if where.is_dir():
         found = [file for file in where.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES]

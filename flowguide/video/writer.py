@@ -11,7 +11,7 @@ from types import TracebackType
 from flowguide.errors import UsageError, VideoError
 from flowguide.types import Frame
 
-from .encoders import Encoder, GifEncoder, PictureEncoder, StreamEncoder
+from .encoders import Encoder, GifEncoder, PictureEncoder, StreamEncoder, TakesSound
 from .formats import NUMBERED, Codec, codec_for, container_for
 from .reader import ClipReader
 from .source import STDIN, log
@@ -66,7 +66,7 @@ class ClipWriter:
         self._shift = 0
         self._open = True
         self.frames_written = 0
-        chosen = codec if isinstance(codec, Codec) else codec_for(path, codec)
+        self._chosen = chosen = codec if isinstance(codec, Codec) else codec_for(path, codec)
         if self._kind.format == "gif":
             self._encoder: Encoder = GifEncoder(Path(path), size=size, time_base=time_base)
         elif self._kind.format == "png":
@@ -124,27 +124,9 @@ class ClipWriter:
 
     def _begin(self, first_pts: int) -> None:
         self._shift = min(0, first_pts)
-        if self._shift:
-            log.warning("%s: times begin at %.3f s and are moved to 0.", self.path, float(first_pts * self._time_base))
-        if not self._kind.exact_times and (self._time_base * self._kind.units_per_second).denominator != 1:
-            log.warning(
-                "%s: %s keeps whole 1/%d seconds; times are rounded.",
-                self.path,
-                self._kind.format,
-                self._kind.units_per_second,
-            )
-        if self._audio_from is None:
-            return
-        start, is_part = Fraction(0), False
-        if isinstance(self._audio_from, ClipReader):
-            if self._audio_from.info.audio_codec is None:
-                return
-            start, is_part = self._audio_from.start, self._audio_from.is_part
-        if _path_of(self._audio_from) == STDIN:
-            log.warning("%s: standard input can be read once only; its sound is left out.", self.path)
-            return
-        start += self._shift * self._time_base
-        self._encoder.add_sound(_path_of(self._audio_from), start, ends_with_pictures=is_part)
+        say_what_changes(self.path, self._chosen, self._size, first_pts, self._time_base)
+        if self._audio_from is not None:
+            begin_sound(self._encoder, self.path, self._audio_from, self._shift * self._time_base)
 
     def _check(self, frame: Frame) -> None:
         if not self._open:
@@ -160,6 +142,33 @@ class ClipWriter:
             raise UsageError(
                 f"Times in {self.path} should increase: frame {frame.index} has pts {frame.pts} after {self._last_pts}."
             )
+
+
+def say_what_changes(path: str, codec: Codec, size: tuple[int, int], first_pts: int, time_base: Fraction) -> None:
+    """Log where pictures of `size` and times from `first_pts` on are not written to `path` as they are."""
+    kind, stored = container_for(path), codec.stored_size(size)
+    if stored != size:
+        log.warning("%s: %dx%d is padded to %dx%d, because this codec needs even sides.",
+                    path, size[1], size[0], stored[1], stored[0])  # fmt: skip
+    if first_pts < 0:
+        log.warning("%s: times begin at %.3f s and are moved to 0.", path, float(first_pts * time_base))
+    if not kind.exact_times and (time_base * kind.units_per_second).denominator != 1:
+        log.warning("%s: %s keeps whole 1/%d seconds; times are rounded.", path, kind.format, kind.units_per_second)
+
+
+def begin_sound(
+    encoder: TakesSound, path: str, audio_from: ClipReader | str | os.PathLike[str], shift_seconds: Fraction
+) -> None:
+    """Let `encoder` take the sound of a file or of a reader's part of it, whose time `shift_seconds` becomes 0."""
+    start, is_part = Fraction(0), False
+    if isinstance(audio_from, ClipReader):
+        if audio_from.info.audio_codec is None:
+            return
+        start, is_part = audio_from.start, audio_from.is_part
+    if _path_of(audio_from) == STDIN:
+        log.warning("%s: standard input can be read once only; its sound is left out.", path)
+        return
+    encoder.add_sound(_path_of(audio_from), start + shift_seconds, ends_with_pictures=is_part)
 
 
 def check_output(path: str | os.PathLike[str], sources: Iterable[str | os.PathLike[str]] = ()) -> None:

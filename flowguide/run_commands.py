@@ -1,0 +1,258 @@
+"""The commands about runs: go on with one, show what one was, repeat it, many at once, try before."""
+
+from __future__ import annotations
+
+import json as json_text
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from .config import RenderConfig
+from .errors import FlowguideError, UsageError
+
+if TYPE_CHECKING:
+    from .runs.clip import RenderReport, Request
+
+
+def request(*, resume: bool, overwrite: bool, redo: str | None) -> Request:
+    """The three flags as one request. Raises UsageError where they contradict."""
+    from .runs.clip import Request
+
+    if sum([resume, overwrite, redo is not None]) > 1:
+        raise UsageError("--resume, --overwrite and --redo exclude each other; give one of them.")
+    return Request(resume, overwrite, None if redo is None else frame_range(redo))
+
+
+def frame_range(text: str) -> tuple[int, int]:
+    """'120-180' -> (120, 180)."""
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and last.isdecimal()):
+        raise UsageError(f"A range of frames is written FIRST-LAST, such as 120-180, got {text!r}.")
+    return int(first), int(last)
+
+
+def render_one(
+    source: Path,
+    output: Path,
+    options: RenderConfig,
+    request: Request,
+    segment_frames: int | None,
+    *,
+    as_json: bool,
+) -> RenderReport:
+    """Paint one clip and report on it."""
+    from .runs.clip import SEGMENT_FRAMES, render
+    from .terminal import reporter
+
+    with reporter(source, output, as_json=as_json) as report:
+        done = render(
+            source,
+            output,
+            config=options,
+            request=request,
+            segment_frames=SEGMENT_FRAMES if segment_frames is None else segment_frames,
+            on_start=report.started,
+            on_frame=report.frame,
+            should_stop=report.stop_asked,
+        )
+        report.done(done)
+        return done
+
+
+def resume_command(run: Path, /, *, json: bool = False) -> None:
+    """Go on with an interrupted run, with its own input and settings.
+
+    Parameters
+    ----------
+    run
+        The output, or its folder OUTPUT.run.
+    json
+        Progress and result as one JSON object per line.
+    """
+    from .config import render_config
+    from .runs.clip import Request
+    from .runs.journal import Journal
+
+    output = run.with_name(run.name.removesuffix(".run"))
+    journal = Journal(output)
+    if not journal.exists:
+        raise UsageError(f"{journal.folder} is no run of flowguide; name an output or its folder OUTPUT.run.")
+    known = journal.run
+    source, settings = Path(known["source_path"]), render_config(known["settings"])
+    render_one(source, output, settings, Request(resume=True), known["segment_frames"], as_json=json)
+
+
+def show_command(output: Path, /, *, json: bool = False) -> None:
+    """Tell how a video of flowguide was made.
+
+    Parameters
+    ----------
+    output
+        The video, or the manifest beside it.
+    json
+        The whole manifest as one JSON object.
+    """
+    from .config import render_config
+    from .runs.manifest import read_manifest
+
+    content = read_manifest(output)
+    if json:
+        print(json_text.dumps(content, indent=2, ensure_ascii=False))
+        return
+    settings = render_config(content["settings"])
+    print(f"source: {content['source'].get('name')}")
+    for name, field in RenderConfig.model_fields.items():
+        value = getattr(settings, name)
+        if value != field.default or name in ("prompt", "model", "seed"):
+            print(f"{name}: {value}")
+    for name in ("frames", "seconds", "flow", "flowguide"):
+        print(f"{name}: {content.get(name)}")
+    for again in content.get("painted_again", []):
+        print(f"painted again: {again}")
+
+
+def rerun_command(output: Path, target: Path, /, *, source: Path | None = None, json: bool = False) -> None:
+    """Paint the source of a video of flowguide again, with the same settings.
+
+    Parameters
+    ----------
+    output
+        The video, or the manifest beside it.
+    target
+        The video to write.
+    source
+        The source, where it is not beside OUTPUT under its old name.
+    json
+        Progress and result as one JSON object per line.
+    """
+    from .config import render_config
+    from .runs.clip import Request
+    from .runs.identity import source_digest
+    from .runs.manifest import read_manifest
+
+    content = read_manifest(output)
+    found = source or output.parent / str(content["source"].get("name"))
+    if source_digest(found) != content["source"].get("sha256"):
+        raise UsageError(f"{found} is not the source that {output} was made from; name it with --source.")
+    settings = render_config(content["settings"])
+    render_one(found, target, settings, Request(), content.get("segment_frames"), as_json=json)
+
+
+def batch(
+    source: Path,
+    output: Path | None,
+    out_dir: Path,
+    options: RenderConfig,
+    request: Request,
+    segment_frames: int | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Paint every clip that `source` means into `out_dir` and report on all."""
+    from .runs.batch import REPORT, clips_of, outputs_of, paint_all
+
+    if output is not None:
+        raise UsageError(f"OUTPUT and --out-dir exclude each other, got {output} and {out_dir}.")
+    outputs = outputs_of(clips_of(source), out_dir, ".mp4")
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FlowguideError(f"{out_dir} cannot be made ({error.strerror or error}); choose another place.") from error
+    entries = paint_all(
+        outputs,
+        lambda clip, target: render_one(clip, target, options, request, segment_frames, as_json=as_json),
+        out_dir,
+    )
+    failed = [entry for entry in entries if entry.error]
+    for entry in failed:
+        print(f"{entry.source}: {entry.error}", file=sys.stderr)
+    print(f"{len(entries) - len(failed)} of {len(entries)} clips painted; {out_dir / REPORT}", file=sys.stderr)
+    if failed:
+        raise FlowguideError(f"{len(failed)} of {len(entries)} clips failed; go on with the same command and --resume.")
+
+
+def estimate(source: Path, output: Path | None, options: RenderConfig, *, as_json: bool) -> None:
+    """Say what a run would do."""
+    from dataclasses import asdict
+
+    from .runs.disk import told
+    from .runs.estimate import estimate as estimated
+
+    found = estimated(source, output or Path("out.mp4"), options)
+    if as_json:
+        print(json_text.dumps({"event": "estimate", **asdict(found)}))
+        return
+    height, width = found.size
+    low, high = found.seconds
+    memory = "not known" if found.memory_bytes is None else told(found.memory_bytes)
+    shown = ", ".join(map(str, found.shots[:12])) + (" …" if len(found.shots) > 12 else "")
+    print(f"frames:      {found.frames} of {width}x{height}")
+    print(f"shots:       {len(found.shots)}, beginning at {shown}")
+    print(f"model calls: {found.model_calls}")
+    print(f"time:        {low:.0f} to {high:.0f} s, by frames painted just now")
+    print(f"memory:      {memory}")
+    print(f"disk:        about {told(found.disk_bytes)} of {told(found.free_bytes)} that are free")
+
+
+def init_command(source: Path, file: Path | None = None, /) -> None:
+    """Write a commented settings file for a clip, with what was found in it.
+
+    Parameters
+    ----------
+    source
+        The clip.
+    file
+        The TOML file to write. Default: the clip's name with .toml, in this folder.
+    """
+    from .runs.starter import write_settings
+
+    path = file or Path(f"{source.stem}.toml")
+    write_settings(source, path)
+    print(f"{path}; use it with: flowguide render {source} OUTPUT --config {path}")
+
+
+def try_command(
+    source: Path,
+    output: Path | None = None,
+    /,
+    *,
+    at: str = "0s",
+    frames: int = 16,
+    options: Annotated[RenderConfig, Parameter(name="*")] = RenderConfig(),  # noqa: B008
+    json: bool = False,
+) -> None:
+    """Paint a few frames from the middle of a clip, to see what the settings do.
+
+    Parameters
+    ----------
+    source
+        The clip.
+    output
+        The video to write. Default: the clip's name with -try.mp4, in this folder; it is replaced by the next try.
+    at
+        Where to begin: 12s, 12.5 or 1:02.
+    frames
+        How many frames to paint.
+    json
+        Progress and result as one JSON object per line.
+    """
+    from .config import changed
+    from .runs.clip import Request
+    from .runs.journal import Journal
+
+    target = output or Path(f"{source.stem}-try.mp4")
+    part = changed(options, start_seconds=seconds_of(at), max_frames=frames)
+    render_one(source, target, part, Request(overwrite=Journal(target).exists), None, as_json=json)
+
+
+def seconds_of(text: str) -> float:
+    """'12s', '12.5', '1:02' or '1:00:02' in seconds."""
+    try:
+        parts = [float(part) for part in text.strip().removesuffix("s").split(":")]
+    except ValueError:
+        parts = []
+    if not 1 <= len(parts) <= 3 or any(not 0 <= part < 1e9 for part in parts):
+        raise UsageError(f"A time is written 12s, 12.5 or 1:02, got {text!r}.")
+    return sum(part * 60**power for power, part in enumerate(reversed(parts)))

@@ -1,0 +1,156 @@
+"""One session of a run: paint the segments that are missing, commit each, and put the output together."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+
+from ..config import Option
+from ..errors import FlowguideError, Interrupted, VideoError
+from ..renderer import Renderer, Styled
+from ..types import Frame
+from ..video import ClipReader, Codec
+from ..video.segments import SegmentWriter, copies_packets
+from .assemble import assemble, is_published, note_digest, publish_output
+from .disk import check_room
+from .journal import Journal, Record
+from .manifest import manifest, tag, write_manifest
+
+log = logging.getLogger("flowguide.runs")
+
+
+@dataclass(frozen=True)
+class Range:
+    """Segments to be painted, and with which settings."""
+
+    first: int
+    """Number of the first segment."""
+    end: int | None = None
+    """Number one past the last, or None for all there are."""
+    changes: dict[str, Option] = field(default_factory=dict)
+
+
+@dataclass
+class Session:
+    """Works in a locked run folder."""
+
+    journal: Journal
+    reader: ClipReader
+    renderer: Renderer
+    codec: Codec
+    segment_frames: int
+    on_frame: Callable[[Styled], None] | None = None
+    should_stop: Callable[[], bool] | None = None
+    painted: int = 0
+    """Frames painted for the output in this session."""
+
+    def paint(self, wanted: Range, *, keep_states: bool) -> None:
+        """Paint the segments `wanted`, from the nearest state before them on, and commit each."""
+        number, state = self.journal.nearest_state(wanted.first)
+        if state is not None:
+            self.renderer.restore(state)
+        frames = iter(self.reader)
+        skipped = sum(1 for _ in itertools.islice(frames, number * self.segment_frames))
+        if skipped < number * self.segment_frames:
+            raise VideoError(f"{self.reader.info.path} ends after {skipped} frames, where the run has more already.")
+        while number != wanted.end:
+            if number == wanted.first and wanted.changes:
+                self.renderer.update(**wanted.changes)
+            with self.renderer.clock("read"):
+                first = next(frames, None)
+            if first is None:
+                return
+            batch = itertools.chain([first], itertools.islice(frames, self.segment_frames - 1))
+            if number < wanted.first:
+                for _ in self._painted(batch):
+                    continue
+            else:
+                self._paint_segment(number, batch, keep_states)
+            number += 1
+
+    def _paint_segment(self, number: int, frames: Iterator[Frame], keep_state: bool) -> None:
+        began, shots = time.perf_counter(), 0
+        path = self.journal.segment_path(number)
+        with self._segment_writer(number) as writer:
+            for styled in self._painted(frames):
+                with self.renderer.clock("write"):
+                    writer.write(styled.frame())
+                shots = styled.shot + 1
+                self.painted += 1
+                if self.on_frame is not None:
+                    self.on_frame(styled)
+                if len(writer.pts) < self.segment_frames:
+                    self._stop_if_asked(self._first(number) + len(writer.pts))
+            with self.renderer.clock("write"):
+                segment = writer.finish()
+        with self.renderer.clock("journal"):
+            if keep_state:
+                self.journal.save_state(number + 1, self.renderer)
+            seconds = time.perf_counter() - began
+            self.journal.commit(number, self._first(number), segment, shots=shots, seconds=seconds)
+            if keep_state:
+                self.journal.thin_states(number + 1)
+            else:
+                self.journal.note_redone(number)
+            check_room(self.journal.folder, path.stat().st_size + 2 * self.journal.state_bytes(number + 1))
+        self._stop_if_asked(self._first(number) + len(segment.pts))
+
+    def _stop_if_asked(self, frames: int) -> None:
+        if self.should_stop is not None and self.should_stop():
+            raise Interrupted(f"Stopped after {frames} frames.")
+
+    def _segment_writer(self, number: int) -> SegmentWriter:
+        info = self.reader.info
+        return SegmentWriter(
+            self.journal.segment_path(number),
+            self.journal.output,
+            self.codec,
+            size=info.size,
+            time_base=info.time_base,
+            rate=info.frame_rate,
+        )
+
+    def _first(self, number: int) -> int:
+        return number * self.segment_frames
+
+    def _painted(self, frames: Iterator[Frame]) -> Iterator[Styled]:
+        """The painted frames, with an exhausted memory told as a sentence."""
+        try:
+            yield from self.renderer(frames)
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
+                raise
+            height, width = self.reader.info.size
+            raise FlowguideError(
+                f"Out of memory at {width}x{height}. Choose a smaller --size, or --dtype bfloat16 where it is float32."
+            ) from error
+
+    def finish(self, records: list[Record]) -> None:
+        """Put the output together and publish it, unless it stands already, and write its manifest."""
+        journal, redo = self.journal, self.journal.noted("redo")
+        again = list((journal.noted("redone") or {}).get("ranges", []))
+        if redo is not None and redo not in again:
+            again.append({"frames": redo["frames"], "settings": redo["changes"]})
+        frames, seconds = sum(len(record.pts) for record in records), sum(record.seconds for record in records)
+        content = manifest(journal.run, journal.output, frames=frames, seconds=seconds, painted_again=again)
+        if not is_published(journal):
+            sound = self.renderer.config.audio and self.reader.info.audio_codec is not None
+            made = assemble(journal, records, self.reader, self.codec, tag(content), sound=sound)
+            note_digest(journal, made, frames)
+            publish_output(made, journal.output, frames)
+        write_manifest(journal.output, content)
+        journal.note("redone", {"ranges": again})
+        journal.forget("redo")
+        journal.remove_whole()
+        if copies_packets(journal.output):
+            journal.remove_segments()
+        journal.remove_states(len(records))
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
