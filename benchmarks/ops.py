@@ -3,7 +3,7 @@
     python benchmarks/ops.py                      CPU: cv2.remap, swscale (PyAV), the eager torch reference
     python benchmarks/ops.py --device cuda        GPU: eager torch, torch.compile, the device's copy bandwidth
 
-All contestants of a case take turns, so that a busy machine slows them alike. Times are milliseconds: the median, the
+Contestants take turns, so that a busy machine slows them alike. Times are milliseconds: the median, the
 10th and 90th percentile, the least; `times_faster` is the contestant's median divided by the operation's, and
 `least_` and `processor_` say the same of the least times and of the processor time of all threads. `bytes` is the least
 that must move, every input read and every output written once; for the eager reference every tensor that an operator
@@ -151,19 +151,24 @@ def reference_call(name: str, arguments: dict[str, Any]) -> Call:
 
 
 def timed(calls: dict[str, Call], seconds: float, device: str) -> dict[str, list[float]]:
-    """Milliseconds of each call; they take turns until the time is up, slow ones five turns at least.
+    """Milliseconds of each call. All take five turns; then those of similar speed take turns until the time is up.
 
     On a GPU a turn is twenty calls in a row.
     """
-    taken: dict[str, list[float]] = {name: [] for name in calls}
+    once = turn_on_gpu if device == "cuda" else turn
     for call in calls.values():
         call()
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(next(iter(taken.values()))) < 5:
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(5):
         for name, call in calls.items():
-            if len(taken[name]) >= 5 and sum(taken[name]) > 500 * seconds:
-                continue
-            taken[name].append(turn_on_gpu(call) if device == "cuda" else turn(call))
+            taken[name].append(once(call))
+    fastest = min(sorted(times)[2] for times in taken.values())
+    similar = [name for name, times in taken.items() if sorted(times)[2] < 10 * fastest]
+    taken |= {name: [] for name in similar}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(taken[similar[0]]) < 9:
+        for name in similar:
+            taken[name].append(once(calls[name]))
     return taken
 
 

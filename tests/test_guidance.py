@@ -8,9 +8,14 @@ import pytest
 import torch
 
 from flowguide import ops
+from flowguide.config import RenderConfig
+from flowguide.flow import estimator
 from flowguide.guidance.anchor import LEAST_KEPT, LONGEST_FRAMES, Anchor
+from flowguide.guidance.previous import PreviousFrame
 from flowguide.guidance.stretch import SOUND, WORN_OUT, log_area, soundness
 from flowguide.guidance.trust import DOUBT, TRUSTED, decided, unsharp
+from flowguide.timing import StageClock
+from flowguide.types import Frame
 
 
 def shift(u: float, v: float, height: int = 40, width: int = 56) -> torch.Tensor:
@@ -109,3 +114,22 @@ def test_out_of_the_frame_nothing_is_kept() -> None:
     anchor, _ = Anchor.at(torch.rand(3, 16, 24)).carried(shift(5.0, 0.0, 16, 24), torch.rand(3, 16, 24))
     assert bool((anchor.kept[:, :18] == 1.0).all())
     assert bool((anchor.kept[:, 20:] == 0.0).all())
+
+
+def test_a_fade_is_followed() -> None:
+    """Frame against frame a slow fade never looks like a change; the carried picture must not stay in the dark.
+
+    The painter here paints each frame as it is, so the finished picture should end as bright as the source.
+    """
+    texture = torch.rand(3, 48, 64)
+    guidance = PreviousFrame(estimator("dis", confidence=None), RenderConfig(), 8, StageClock())
+    shares = []
+    for index in range(48):
+        rgb = (texture * 255 * (0.05 + 0.95 * index / 47)).round().to(torch.uint8)
+        source = ops.to_model(rgb[None])[0]
+        carried = guidance.carry(Frame(rgb, index), source)
+        finished = source if carried is None else guidance.finish(source, carried)
+        guidance.remember(Frame(rgb, index), source, finished, carried)
+        shares.append(0.0 if carried is None else carried.confident_share)
+    assert max(shares) > 0.9, "most frames should carry most pixels"
+    assert float((finished - source).abs().mean()) < 0.2
