@@ -20,15 +20,15 @@ def section() -> str:
     content = json.loads(MEASURED.read_text(encoding="utf-8"))
     machine, settings = content["machine"], content["settings"]
     how = (
-        f"“{settings['prompt']}”, {settings['size']} px high, strength {settings['strength']}, {settings['steps']} steps, "
-        f"CFG {settings['guidance_scale']}, {settings['frames']} frames"
+        f"“{settings['prompt']}”, {settings['size']} px high, strength {settings['strength']}, "
+        f"{settings['steps']} steps, CFG {settings['guidance_scale']}, {settings['frames']} frames"
     )
     lines = [
         "## Measured",
         "",
         f"`{content['command']}`, {content['date']}, {machine['cpu']}, {machine['threads']} thread, "
-        f"torch {machine['torch']}; {how}. E_warp(k): mean change along the source's flow over k frames, 0 to 255, lower "
-        "is steadier; flow and mask by an estimator that did not guide. Sharpness is relative to the unguided render.",
+        f"torch {machine['torch']}; {how}. E_warp(k): mean change along the source's flow over k frames, 0 to 255, "
+        "lower is steadier; flow and mask by an estimator that did not guide. Sharpness is relative to the unguided render.",
         "",
         "| clip | noise | E(1): source, unguided, guided | E(8): the same | sharpness | beside the model |",
         "|---|---|---|---|---|---|",

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <cstdlib>
+#include <new>
 
 #include "image.h"
 
@@ -16,8 +17,8 @@ class Scratch {
     if (count > count_) {
       std::free(memory_);
       memory_ = static_cast<float*>(std::malloc(sizeof(float) * size_t(count)));
-      if (!memory_) std::abort();
-      count_ = count;
+      count_ = memory_ ? count : 0;
+      if (!memory_) throw std::bad_alloc();
     }
     return memory_;
   }

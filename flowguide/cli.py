@@ -143,6 +143,8 @@ def metrics(
     /,
     *clips: Path,
     unguided: Path | None = None,
+    flow: str = "farneback",
+    start_seconds: float | None = None,
     max_frames: int | None = None,
     json: bool = False,
 ) -> None:
@@ -156,6 +158,10 @@ def metrics(
         Painted clips of it, with the same frames.
     unguided
         The clip painted without guidance: the yardstick of sharpness and fidelity.
+    flow
+        Estimator of flow and mask; take one that did not guide.
+    start_seconds
+        Where in SOURCE the painted part begins.
     max_frames
         Measure the first frames only.
     json
@@ -163,7 +169,8 @@ def metrics(
     """
     from .terminal import measure_files
 
-    report = measure_files(source, clips, unguided=unguided, max_frames=max_frames)
+    part = {"start_seconds": start_seconds, "max_frames": max_frames}
+    report = measure_files(source, clips, unguided=unguided, flow=flow, part=part)
     if json:
         _print_json(report.as_dict())
     else:

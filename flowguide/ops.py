@@ -239,7 +239,7 @@ def coefficient_table(coefficients: Tensor | StepRow | Sequence[StepRow], rows: 
     if isinstance(coefficients, StepRow):
         coefficients = [coefficients] * rows
     if not isinstance(coefficients, Tensor):
-        coefficients = torch.tensor([tuple(row) for row in coefficients], dtype=torch.float32)
+        coefficients = torch.tensor([tuple(row) for row in coefficients], dtype=torch.float64)
     columns = len(StepRow._fields)
     return tensor("coefficients", coefficients, (rows, columns), None, (torch.float32, torch.float64))
 

@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -108,7 +108,8 @@ class JsonReporter(Reporter):
 
     def started(self, start: Started) -> None:
         self._expected, self._began = _left(start), time.perf_counter()
-        self._emit("start", frames=start.frames, done=start.done, size=list(start.size), model=start.model, device=start.device)
+        size = list(start.size)
+        self._emit("start", frames=start.frames, done=start.done, size=size, model=start.model, device=start.device)
 
     def frame(self, styled: Styled) -> None:
         super().frame(styled)
@@ -175,17 +176,20 @@ def slowest_stage(styled: Styled) -> str:
     return f"{name} {spent[name] / sum(spent.values()):.0%}"
 
 
-def measure_files(source: Path, clips: Sequence[Path], *, unguided: Path | None, max_frames: int | None) -> Report:
-    """Measure painted `clips` of `source`, which is read at their size."""
+def measure_files(
+    source: Path, clips: Sequence[Path], *, unguided: Path | None, flow: str, part: Mapping[str, Any]
+) -> Report:
+    """Measure painted `clips` of the `part` of `source` that they show, which is read at their size."""
     if not clips and unguided is None:
         raise UsageError("Name at least one painted clip to measure.")
     painted = dict.fromkeys([*([unguided] if unguided else []), *clips])
     names = {_short_name(path, painted): path for path in painted}
     size = probe(next(iter(painted))).size
     with ExitStack() as open_clips:
-        reader = open_clips.enter_context(ClipReader(source, size=size, max_frames=max_frames))
+        reader = open_clips.enter_context(ClipReader(source, size=size, **part))
         readers = {name: open_clips.enter_context(ClipReader(path)) for name, path in names.items()}
-        return measure(reader, readers, unguided=None if unguided is None else _short_name(unguided, painted))
+        named = None if unguided is None else _short_name(unguided, painted)
+        return measure(reader, readers, unguided=named, estimator=flow)
 
 
 def _short_name(path: Path, among: Iterable[Path]) -> str:

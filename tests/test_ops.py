@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from flowguide import dispatch, ops
+from flowguide.diffusion.samplers import SAMPLERS, step_table
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 IMPLEMENTATIONS = ("cpu base", "cpu avx2", "cpu avx512", "triton", "cuda")
@@ -152,6 +153,41 @@ def test_weight_zero_is_no_guidance_bit_for_bit(dtype: str, implementation: tupl
         guided = ops.guided_step(x, m, row, k0=nothing, weight=weights, implementation=name)
         assert torch.equal(guided[0], plain[0])
         assert torch.equal(guided[1], plain[1])
+
+
+SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "flow-match-euler"])
+def test_the_samplers_tables_step_as_the_reference_does(
+    sampler: str, prediction: str, implementation: tuple[str, str]
+) -> None:
+    name, device = prepared("guided_step", implementation)
+    table = step_table(sampler, SCHEDULE | {"prediction_type": prediction}, 6, 0.8)
+
+    def run(dtype: torch.dtype, implementation: str, device: str) -> Tensor:
+        g = seeded(sampler)
+        x, k0, noise = (torch.randn(2, 4, 8, 8, generator=g).to(device, dtype) for _ in range(3))
+        weight = torch.rand(2, 8, 8, generator=g).to(device, dtype)
+        x, x0 = x * table.s_n, None
+        for step in range(len(table)):
+            row = table.row(step, 2.0)._replace(share=float(table.share[step]))
+            m = torch.tanh(0.7 * float(table.c_in[step]) * x)
+            x, x0 = ops.guided_step(
+                *(x, m, [row, row._replace(share=0.0)]),
+                model_output_uncond=0.9 * m,
+                k0=k0,
+                weight=weight,
+                x0_prev=k0 if x0 is None else x0,
+                noise=noise,
+                implementation=implementation,
+            )
+        return x.cpu().double()
+
+    truth = run(torch.float64, "reference", "cpu")
+    allowed = 2 * (run(torch.float32, "reference", "cpu") - truth).abs().max() + 1e-6 * truth.abs().max()
+    assert (run(torch.float32, name, device) - truth).abs().max() <= allowed
 
 
 def test_carried_noise_has_the_same_bits_on_every_run(implementation: tuple[str, str]) -> None:

@@ -165,8 +165,8 @@ def test_a_guided_step_is_the_written_formula() -> None:
         plain = row.P * x[n] + row.Q * m[n]
         guided = plain + 0.5 * row.share * (k0[n] - plain)
         step = row.A * x[n] + row.B * guided + row.C * previous[n] + row.D * noise[n]
-        assert torch.allclose(x0[n], guided, atol=1e-6)  # StepRows are float32
-        assert torch.allclose(x_next[n], step, atol=1e-6)
+        assert torch.allclose(x0[n], guided, atol=1e-12)
+        assert torch.allclose(x_next[n], step, atol=1e-12)
 
 
 def test_erosion_takes_one_cell_off() -> None:

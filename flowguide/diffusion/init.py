@@ -54,15 +54,6 @@ class InitialLatent:
             return torch.where(least > 0, z.lerp(k0, self._weight * least), z)
         return z
 
-    def state(self) -> dict[str, Any]:
-        """What `restore` needs to go on with the next frame, on the CPU."""
-        kept = {"before": self._before, "first": self._first}
-        return {"shot": self._shot, **{name: None if value is None else value.cpu() for name, value in kept.items()}}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state` returned."""
-        self._shot, self._before, self._first = state["shot"], state["before"], state["first"]
-
     def remember(self, finished: Tensor, shot: int) -> None:
         """Keep the finished picture [3, H, W] of the frame."""
         if self._init == "previous":

@@ -152,8 +152,8 @@ class PreviousFrame:
         """[H, W]: weight that `finish` gave to the carried pixel."""
         confidence = carried.guide.confidence[None]
         ones = torch.ones_like(confidence)[None]
-        options = {"weight": self._config.paste, "feather_px": self._config.feather_px}
-        return ops.paste(torch.zeros_like(ones), ones, confidence, **options)[0, 0]
+        weight, feather_px = self._config.paste, self._config.feather_px
+        return ops.paste(torch.zeros_like(ones), ones, confidence, weight=weight, feather_px=feather_px)[0, 0]
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs to guide the next frame; empty where it begins anew."""

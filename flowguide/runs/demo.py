@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import RenderConfig, changed
-from ..metrics import Report, measure
+from ..metrics import Report, measure, metric_estimator
 from ..video import ClipReader
 from .clip import RenderReport, Request, render
 from .side_by_side import write_side_by_side
@@ -39,7 +39,8 @@ def run_demo(prompt: str, frames: int, folder: Path, clip: Path | None, config: 
     guided = render(clip, folder / "guided.mp4", config=settings, request=anew)
     side_by_side = folder / "side-by-side.mp4"
     _comparison(clip, frames, unguided.output, guided.output, side_by_side)
-    return Demo(clip, unguided, guided, side_by_side, _steadiness(clip, frames, unguided.output, guided.output))
+    steadiness = _steadiness(clip, frames, unguided.output, guided.output, settings.flow)
+    return Demo(clip, unguided, guided, side_by_side, steadiness)
 
 
 def _comparison(clip: Path, frames: int, unguided: Path, guided: Path, output: Path) -> None:
@@ -62,10 +63,11 @@ def _copy_scaled(clip: Path, output: Path, frames: int) -> None:
             writer.write(frame)
 
 
-def _steadiness(clip: Path, frames: int, unguided: Path, guided: Path) -> Report:
+def _steadiness(clip: Path, frames: int, unguided: Path, guided: Path, guided_by: str) -> Report:
     with (
         ClipReader(clip, size=HEIGHT, max_frames=frames) as source,
         ClipReader(unguided) as before,
         ClipReader(guided) as after,
     ):
-        return measure(source, {"unguided": before, "guided": after}, unguided="unguided")
+        clips = {"unguided": before, "guided": after}
+        return measure(source, clips, unguided="unguided", estimator=metric_estimator(guided_by))
