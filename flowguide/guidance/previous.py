@@ -97,7 +97,7 @@ class PreviousFrame:
                 settings=TRUST,
             )
             anchor, painted = before.anchor.carried(uv, prediction.prior[0, :6])
-            prior, seen = painted[:3], painted[3:]
+            prior, seen = painted[:3].clamp(-1.0, 1.0), painted[3:]  # bicubic sampling overshoots
             log_areas = prediction.prior[0, 6] + log_area(uv)
             confidence = decided(prediction.confidence[0] * unchanged(source, seen)) * soundness(log_areas)
             carried = Carried(
