@@ -151,7 +151,7 @@ def reference_call(name: str, arguments: dict[str, Any]) -> Call:
 
 
 def timed(calls: dict[str, Call], seconds: float, device: str) -> dict[str, list[float]]:
-    """Milliseconds of each call. All take five turns; then those of similar speed take turns until the time is up.
+    """Milliseconds of each call. All take three turns; then those of similar speed take turns until the time is up.
 
     On a GPU a turn is twenty calls in a row.
     """
@@ -159,11 +159,11 @@ def timed(calls: dict[str, Call], seconds: float, device: str) -> dict[str, list
     for call in calls.values():
         call()
     taken: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(5):
+    for _ in range(3):
         for name, call in calls.items():
             taken[name].append(once(call))
-    fastest = min(sorted(times)[2] for times in taken.values())
-    similar = [name for name, times in taken.items() if sorted(times)[2] < 10 * fastest]
+    fastest = min(min(times) for times in taken.values())
+    similar = [name for name, times in taken.items() if min(times) < 10 * fastest]
     taken |= {name: [] for name in similar}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(taken[similar[0]]) < 9:

@@ -6,7 +6,7 @@
 namespace flowguide::FG_ISA {
 namespace {
 
-thread_local Scratch lines_of_thread;
+thread_local Scratch lines_of_thread, pairs_of_thread;
 
 void rgb_line(const float* image, uint8_t* out, int64_t width) {
   for (int64_t x = 0; x < width; ++x) {
@@ -16,9 +16,11 @@ void rgb_line(const float* image, uint8_t* out, int64_t width) {
 }
 
 template <class T>
-void store_codes(T* out, vfloat value, const Code& code, int64_t count, int64_t stride) {
-  const vfloat number = stored(value, code.largest, code.unit);
-  for (int64_t i = 0; i < smaller(count, kLanes); ++i) out[i * stride] = T(int32_t(number[i]));
+void store_codes(T* out, vfloat value, const Code& code, int64_t count) {
+  typedef T vcode __attribute__((vector_size(sizeof(T) * kLanes)));
+  const vint number = __builtin_convertvector(stored(value, code.largest, code.unit), vint);
+  const vcode codes = __builtin_convertvector(number, vcode);
+  std::memcpy(out, &codes, sizeof(T) * size_t(smaller(count, kLanes)));
 }
 
 // Writes luma line y and adds its share of Cb and Cr (two lines of `width` in `chroma`).
@@ -33,7 +35,7 @@ void code_line(const FromModelArguments& a, int64_t n, int64_t y, float* chroma)
     const vfloat green = unit_range(load(image + plane + x, count));
     const vfloat blue = unit_range(load(image + 2 * plane + x, count));
     const vfloat luminance = luma_of(red, green, blue, a.code);
-    store_codes(luma + x, luminance * a.code.luma_span + a.code.luma_zero, a.code, count, 1);
+    store_codes(luma + x, luminance * a.code.luma_span + a.code.luma_zero, a.code, count);
     const vfloat c_b = (blue - luminance) / (2.0f * (1.0f - a.code.k_b));
     const vfloat c_r = (red - luminance) / (2.0f * (1.0f - a.code.k_r));
     store(chroma + x, load(chroma + x, count) + c_b, count);
@@ -46,13 +48,20 @@ template <class T>
 void chroma_line(const FromModelArguments& a, int64_t n, int64_t row, const float* chroma) {
   const int64_t across = (a.width + 1) / 2, down = (a.height + 1) / 2;
   T* out = static_cast<T*>(a.chroma) + (n * down + row) * across * 2;
-  for (int64_t i = 0; i < across; ++i) {
-    for (int64_t component = 0; component < 2; ++component) {
-      const float* line = chroma + component * a.width;
-      const float sum = line[larger(2 * i - 1, 0)] + 2.0f * line[2 * i] + line[smaller(2 * i + 1, a.width - 1)];
-      const float value = sum * 0.125f * a.code.chroma_span + a.code.chroma_zero;
-      out[2 * i + component] = T(int32_t(stored(value, a.code.largest, a.code.unit)));
+  float* pairs = pairs_of_thread.floats(2 * across);
+  for (int64_t component = 0; component < 2; ++component) {
+    const float* line = chroma + component * a.width;
+    pairs[component] = line[0] + 2.0f * line[0] + line[smaller(1, a.width - 1)];
+    for (int64_t i = 1; i < a.width / 2; ++i) {
+      pairs[2 * i + component] = line[2 * i - 1] + 2.0f * line[2 * i] + line[2 * i + 1];
     }
+    if (a.width % 2 && across > 1) {
+      pairs[2 * (across - 1) + component] = line[a.width - 2] + 3.0f * line[a.width - 1];
+    }
+  }
+  for (int64_t i = 0; i < 2 * across; i += kLanes) {
+    const vfloat sum = load(pairs + i, 2 * across - i);
+    store_codes(out + i, sum * 0.125f * a.code.chroma_span + a.code.chroma_zero, a.code, 2 * across - i);
   }
 }
 

@@ -13,16 +13,23 @@ thread_local Scratch weights_of_thread;
 
 constexpr int64_t kWorthThreads = 1 << 16;  // elements; below it waking a thread costs more than it saves
 
-vfloat guidance_weight(const GuidedStepArguments& a, const Step& step, int64_t n, int64_t x, int64_t y) {
+// share * weight along line y, or share * its minimum over 3 x 3 cells, the border repeated.
+void guidance_line(const GuidedStepArguments& a, float share, int64_t n, int64_t y, float* out) {
   const float* plane = a.weight + n * a.height * a.width;
-  if (!a.erode) return step.share * clamp01(load(plane + y * a.width + x, a.width - x));
-  vfloat least = splat(1.0f);
-  for (int64_t line = larger(y - 1, 0); line <= smaller(y + 1, a.height - 1); ++line) {
-    for (int64_t shift = -1; shift <= 1; ++shift) {
-      least = minimum(least, clamp01(load_clamped(plane + line * a.width, x + shift, a.width)));
-    }
+  if (!a.erode) {
+    for (int64_t x = 0; x < a.width; ++x) out[x] = share * clamp01(plane[y * a.width + x]);
+    return;
   }
-  return step.share * least;
+  const float* here = plane + y * a.width;
+  const float *above = y > 0 ? here - a.width : here, *below = y + 1 < a.height ? here + a.width : here;
+  float* least = out + a.width + kLanes;
+  for (int64_t x = 0; x < a.width; ++x) {
+    least[x] = minimum(clamp01(here[x]), minimum(clamp01(above[x]), clamp01(below[x])));
+  }
+  for (int64_t x = 0; x < a.width; x += kLanes) {
+    const vfloat across = minimum(load_clamped(least, x - 1, a.width), load_clamped(least, x + 1, a.width));
+    store(out + x, share * minimum(load_clamped(least, x, a.width), across));
+  }
 }
 
 template <class T>
@@ -32,10 +39,8 @@ void step_line(const GuidedStepArguments& a, int64_t n, int64_t y) {
     return load(static_cast<const T*>(tensor) + at, count);
   };
   const bool history = a.x0_prev && step.c != 0.0f, noisy = a.noise && step.d != 0.0f;
-  float* weights = weights_of_thread.floats(a.width + kLanes);
-  if (a.weight) {
-    for (int64_t x = 0; x < a.width; x += kLanes) store(weights + x, guidance_weight(a, step, n, x, y));
-  }
+  float* weights = weights_of_thread.floats(2 * (a.width + kLanes));
+  if (a.weight) guidance_line(a, step.share, n, y, weights);
   for (int64_t channel = n * a.channels; channel < (n + 1) * a.channels; ++channel) {
     for (int64_t x = 0; x < a.width; x += kLanes) {
       const int64_t at = (channel * a.height + y) * a.width + x, count = a.width - x;

@@ -119,11 +119,9 @@ def implementations() -> dict[str, dict[str, str | None]]:
     return {name: {i: missing(name, i) for i in IMPLEMENTATIONS} for name in OPERATIONS}
 
 
-def choose(name: str, implementation: str, inputs: Sequence[Tensor | None], dtype: torch.dtype) -> str:
-    """The implementation to call, or the refusal. `inputs` have been checked to lie on one device."""
+def choose(name: str, implementation: str, device: str, dtype: torch.dtype, gradient: bool) -> str:
+    """The implementation to call for these tensors, or the refusal."""
     asked = _asked.get() if implementation == "auto" else implementation
-    device = next(t for t in inputs if t is not None).device.type
-    gradient = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
     if asked == "auto":
         return "reference" if gradient or dtype == torch.float64 else _preferred(name, device)
     if asked == "reference":
@@ -152,10 +150,12 @@ def run(
     out: Sequence[Tensor] | None,
 ) -> tuple[Tensor, ...]:
     """Calls the chosen implementation; every one but the reference fills tensors that are allocated here."""
-    wide = torch.float64 if any(t is not None and t.dtype == torch.float64 for t in inputs) else torch.float32
-    chosen = choose(name, implementation, inputs, wide)
+    given = [tensor for tensor in inputs if tensor is not None]
+    wide = torch.float64 if torch.float64 in [tensor.dtype for tensor in given] else torch.float32
+    gradient = torch.is_grad_enabled() and True in [tensor.requires_grad for tensor in given]
+    device = given[0].device
+    chosen = choose(name, implementation, device.type, wide, gradient)
     function = find(name, chosen)
-    device = next(t for t in inputs if t is not None).device
     if out is not None:
         _fits(name, out, outputs, device)
     if chosen == "reference":
@@ -163,8 +163,8 @@ def run(
         results: tuple[Tensor, ...] = tuple(result) if isinstance(result, tuple) else (result,)
         if out is None:
             return results
-        for given, value in zip(out, results, strict=True):
-            given.copy_(value)
+        for place, value in zip(out, results, strict=True):
+            place.copy_(value)
         return tuple(out)
     filled = tuple(torch.empty(shape, dtype=dtype, device=device) for shape, dtype in outputs) if out is None else out
     function(*inputs, *settings, filled)

@@ -127,7 +127,8 @@ def guided_step(
     out: tuple[Tensor, ...],
 ) -> None:
     states = (x, model_output, model_output_uncond, k0, x0_prev, noise)
-    dtype = x.dtype if all(t is None or t.dtype == x.dtype for t in states) else torch.float32
+    dtypes = {t.dtype for t in states if t is not None}
+    dtype = x.dtype if len(dtypes) == 1 else torch.float32
     if dtype == torch.float32:
         inputs = [dense(t) for t in states]
     else:
