@@ -28,7 +28,8 @@ def section() -> str:
         "",
         f"`{content['command']}`, {content['date']}, {machine['cpu']}, {machine['threads']} thread, "
         f"torch {machine['torch']}; {how}. E_warp(k): mean change along the source's flow over k frames, 0 to 255, "
-        "lower is steadier; flow and mask by an estimator that did not guide. Sharpness is relative to the unguided render.",
+        "lower is steadier; flow and mask by an estimator that did not guide. Sharpness is relative to the unguided "
+        "render.",
         "",
         "| clip | noise | E(1): source, unguided, guided | E(8): the same | sharpness | beside the model |",
         "|---|---|---|---|---|---|",

@@ -54,7 +54,7 @@ class ConfidenceSettings:
     """Whether motion boundaries are distrusted."""
     boundary_relative: float = 0.01
     boundary_absolute: float = 0.002
-    """Confidence is 1 while |grad u|^2 + |grad v|^2 <= boundary_relative |F|^2 + boundary_absolute, 0 from twice that."""
+    """Confidence is 1 while |grad u|^2 + |grad v|^2 <= boundary_relative |F|^2 + boundary_absolute, 0 from twice it."""
     photometric: float | None = 0.1
     """Mean absolute difference of the sources (in [-1, 1]) that halves the confidence; None: not looked at."""
 
