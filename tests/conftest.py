@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -16,6 +17,8 @@ import torch
 from tiny_checkpoint import save_tiny_checkpoint
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("same-draws", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("same-draws")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
