@@ -1,8 +1,8 @@
 """Packages and the native module. What is compiled and how stands in CMakeLists.txt alone; the rest in pyproject.toml.
 
 FLOWGUIDE_BUILD=required makes a failed native build an error (otherwise the package installs without flowguide._C);
-FLOWGUIDE_BUILD=off skips it. FG_CUDA (AUTO, ON, OFF), FG_CUDA_ARCHS and FG_SANITIZE are handed to CMake; with a torch
-that was built without CUDA, FG_CUDA is OFF unless it is set.
+FLOWGUIDE_BUILD=off skips it. FG_CUDA (AUTO, ON, OFF), FG_CUDA_ARCHS, FG_ISAS and FG_SANITIZE are handed to CMake; with
+a torch that was built without CUDA, FG_CUDA is OFF unless it is set.
 """
 
 import os
@@ -45,7 +45,7 @@ class CMakeBuild(build_ext):
         if wanted == "off":
             self.extensions = []
             return
-        cuda = os.environ.get("FG_CUDA", "AUTO" if cuda_is_usable() else "OFF")
+        cuda = os.environ.get("FG_CUDA") or ("AUTO" if cuda_is_usable() else "OFF")
         try:
             try:
                 self.build_native(cuda)
@@ -78,12 +78,15 @@ class CMakeBuild(build_ext):
             "pybind11_DIR": pybind11.get_cmake_dir(),
             "FG_CUDA": cuda,
         }
-        handed_on = {"FG_CUDA_ARCHS", "FG_SANITIZE"} & os.environ.keys()
+        handed_on = {"FG_CUDA_ARCHS", "FG_ISAS", "FG_SANITIZE"} & os.environ.keys()
         defines |= {name: os.environ[name] for name in handed_on}
-        generator = ["-G", "Ninja"] if shutil.which("ninja") else []
+        # CMake and Ninja may be packages of this environment, which need not be activated.
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+        environment = os.environ | {"PATH": path}
+        generator = ["-G", "Ninja"] if shutil.which("ninja", path=path) else []
         options = [f"-D{name}={value}" for name, value in defines.items()]
-        subprocess.run(["cmake", "-S", source, "-B", build, *generator, *options], check=True)
-        subprocess.run(["cmake", "--build", build, "--parallel"], check=True)
+        subprocess.run(["cmake", "-S", source, "-B", build, *generator, *options], check=True, env=environment)
+        subprocess.run(["cmake", "--build", build, "--parallel"], check=True, env=environment)
 
 
 setup(

@@ -6,13 +6,14 @@
 
 Both sides of `speed` run by turns in one process with the same weights, dtype, channels-last memory, threads and a
 prompt encoded once; flow guidance is off. The best of the rounds counts, in CPU seconds too, since a shared machine
-disturbs wall time.
+disturbs wall time; beside it stand the median of the rounds' own ratios and their quartiles.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import statistics
 import tempfile
 import time
 import warnings
@@ -80,7 +81,9 @@ def speed_rows(chosen: argparse.Namespace) -> tuple[list[dict[str, Any]], str, d
         for side, took in timed.items()
     ]
     ratios = {f"{clock}_ratio": rows[0][f"{clock}_seconds"] / rows[1][f"{clock}_seconds"] for clock in ("wall", "cpu")}
-    rows.append({"side": "flowguide / diffusers", **ratios})
+    by_round = [mine[1] / other[1] for mine, other in zip(timed["flowguide"], timed["diffusers"], strict=True)]
+    quartiles = dict(zip(("lower_quartile", "median", "upper_quartile"), statistics.quantiles(by_round), strict=True))
+    rows.append({"side": "flowguide / diffusers", **ratios, "cpu_ratio_by_round": quartiles})
     for row in rows:
         print(row)
     name = f"diffusion-speed-{'sd15' if chosen.sd15 else 'painter'}-{chosen.dtype}"

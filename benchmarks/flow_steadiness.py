@@ -36,7 +36,7 @@ CLIPS = {
     "tears-of-steel-battle-clip-medium.webm": 230,
 }
 """Clip -> first frame of the measured part, within one shot."""
-NAMES = ("dis:ultrafast", "dis:fast", "dis:medium", "dis-still:fast", "dis-still", "farneback")
+NAMES = ("dis:ultrafast", "dis:fast", "dis:medium", "dis-filled:fast", "dis-filled", "farneback")
 METRICS = ("farneback", "dis")
 
 

@@ -42,12 +42,12 @@ BORDER = {"CHANNELS": 3, "BLOCK": 256}
 HALF = {"image_ptr": "*fp16", "out_ptr": "*fp16"}
 STATES = ("x_ptr", "output_ptr", "uncond_ptr", "k0_ptr", "x0_prev_ptr", "noise_ptr", "x_next_ptr", "x0_ptr")
 VARIANTS = (
-    Variant("warp", "warp_kernel", BORDER | {"BICUBIC": False, "BORDER": 0}, HALF),
-    Variant("warp", "warp_kernel", BORDER | {"BICUBIC": True, "BORDER": 2}, HALF),
+    Variant("warp", "warp_kernel", BORDER | {"TAPS": 2, "BORDER": 0}, HALF),
+    Variant("warp", "warp_kernel", BORDER | {"TAPS": 4, "BORDER": 2}, HALF),
     Variant(
         "predict",
         "predict_kernel",
-        {"CHANNELS": 3, "SOURCES": 3, "BICUBIC": True, "BOUNDARY": True, "GIVEN": False, "EDGE": 8, "CELLS": 4},
+        {"CHANNELS": 3, "SOURCES": 3, "TAPS": 4, "BOUNDARY": True, "GIVEN": False, "EDGE": 8, "CELLS": 4},
         {"reference_ptr": "*fp16", "prior_ptr": "*fp16", "source_at_ptr": "*fp16", "source_to_ptr": "*fp16"},
     ),
     Variant("compose", "compose_kernel", {"HAS_AB": True, "HAS_BC": True, "BLOCK": 256}),

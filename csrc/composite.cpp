@@ -26,7 +26,9 @@ void mean_block(const CompositeArguments& a, int64_t n, int64_t at, int64_t coun
     vfloat sum = {};
     for (int64_t k = 0; k < a.references; ++k) {
       const vfloat weight = clamp01(load(confidences + k * plane, count));
-      const vfloat value = load(a.priors + ((n * a.references + k) * a.channels + c) * plane + at, count);
+      const float* prior = a.priors + ((n * a.references + k) * a.channels + c) * plane + at;
+      fetch_ahead(prior);
+      const vfloat value = load(prior, count);
       sum += select(weight > 0.0f, weight * value, vfloat{});
     }
     store(a.prior + (n * a.channels + c) * plane + at, select(total > 0.0f, sum / total, vfloat{}), count);

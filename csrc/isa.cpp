@@ -14,12 +14,14 @@ struct Choice {
 };
 
 const Choice kChoices[] = {
-#ifdef FG_X86
+#ifdef FG_HAVE_avx512
     {"avx512", &avx512::operations,
      [] {
        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
      }},
+#endif
+#ifdef FG_HAVE_avx2
     {"avx2", &avx2::operations,
      [] {
        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");

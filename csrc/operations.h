@@ -13,14 +13,14 @@ struct WarpArguments {
   const float* flow;
   float* out;
   int64_t rows, channels, height, width;
-  int bicubic, border;
+  int taps, border;  // 2, 4 or 6 along each axis
 };
 
 struct PredictArguments {
   const float *reference, *flow, *flow_back, *source_at, *source_to, *given_confidence;
   float *prior, *confidence, *flow_latent, *confidence_latent;
   int64_t rows, channels, source_channels, height, width, cell;
-  int bicubic, boundary;
+  int taps, boundary;  // taps: 2, 4 or 6 along each axis
   float relative, allowed_px2, softness, boundary_relative, boundary_absolute;
   float photometric;  // not above 0: not looked at
 };
@@ -104,14 +104,12 @@ struct Operations {
 namespace base {
 extern const Operations operations;
 }
-#ifdef FG_X86
-namespace avx2 {
+namespace avx2 {  // where built: csrc/isa.cpp
 extern const Operations operations;
 }
 namespace avx512 {
 extern const Operations operations;
 }
-#endif
 
 #ifdef FG_HAVE_CUDA
 // Queued on the caller's stream; return null, or what went wrong with the launch.

@@ -19,6 +19,7 @@ vfloat boundary_confidence(const PredictArguments& a, const float* u, int64_t x,
   vfloat across[2], down[2];
   for (int i = 0; i < 2; ++i) {
     const int64_t component = i * plane;
+    fetch_ahead(below + component + x);
     across[i] = load_clamped(row + component, x + 1, a.width) - load_clamped(row + component, x - 1, a.width);
     down[i] = load_clamped(below + component, x, a.width) - load_clamped(above + component, x, a.width);
   }
@@ -29,7 +30,9 @@ vfloat source_similarity(const PredictArguments& a, const Block<2>& at, int64_t 
   const int64_t plane = a.height * a.width, first = n * a.source_channels * plane;
   vfloat difference = {};
   for (int64_t c = 0; c < a.source_channels; ++c) {
-    const vfloat here = load(a.source_at + first + c * plane + y * a.width + x, a.width - x);
+    const float* line = a.source_at + first + c * plane + y * a.width + x;
+    fetch_ahead(line);
+    const vfloat here = load(line, a.width - x);
     difference += absolute(here - at.sample(a.source_to + first + c * plane));
   }
   return similarity(difference / float(a.source_channels), a);
@@ -50,6 +53,7 @@ void predict_line(const PredictArguments& a, int64_t n, int64_t y, const Columns
   const int64_t plane = a.height * a.width, here = y * a.width;
   const float* flow = a.flow + n * 2 * plane;
   const float* back = a.flow_back ? a.flow_back + n * 2 * plane : nullptr;
+  const bool large = a.rows * a.channels * plane >= kStreamFrom;
   Block<TAPS> target = {};
   Block<2> linear = {};
   for (int64_t x = 0; x < a.width; x += kLanes) {
@@ -59,7 +63,8 @@ void predict_line(const PredictArguments& a, int64_t n, int64_t y, const Columns
     target.place(to_x, to_y, a.height, a.width, kEdge);
     for (int64_t c = 0; c < a.channels; ++c) {
       const int64_t channel = (n * a.channels + c) * plane;
-      store(a.prior + channel + here + x, target.sample(a.reference + channel), count);
+      const vfloat value = target.sample(a.reference + channel);
+      large ? stream(a.prior + channel + here + x, value, count) : store(a.prior + channel + here + x, value, count);
     }
     vfloat confidence = inside(to_x, to_y, a.height, a.width);
     if (!a.given_confidence || a.photometric > 0.0f) linear.place(to_x, to_y, a.height, a.width, kEdge);
@@ -75,6 +80,7 @@ void predict_line(const PredictArguments& a, int64_t n, int64_t y, const Columns
     store(columns.v + x, load(columns.v + x) + countable(v));
     store(columns.least + x, minimum(load(columns.least + x), confidence));
   }
+  if (large) finish_streaming();
 }
 
 void pool(const PredictArguments& a, int64_t n, int64_t cell_row, int64_t lines, const Columns& columns) {
@@ -98,6 +104,7 @@ void pool(const PredictArguments& a, int64_t n, int64_t cell_row, int64_t lines,
 }  // namespace
 
 void predict(const PredictArguments& a, int threads) {
+  const auto one = a.taps == 2 ? predict_line<2> : a.taps == 4 ? predict_line<4> : predict_line<6>;
   const int64_t cell_rows = (a.height + a.cell - 1) / a.cell;
   parallel_for(a.rows * cell_rows, threads, [&](int64_t job) {
     const int64_t n = job / cell_rows, cell_row = job % cell_rows;
@@ -106,9 +113,7 @@ void predict(const PredictArguments& a, int threads) {
     float* memory = scratch.floats(3 * padded);
     const Columns columns = {memory, memory + padded, memory + 2 * padded};
     for (int64_t x = 0; x < 3 * padded; ++x) memory[x] = x < 2 * padded ? 0.0f : 1.0f;
-    for (int64_t y = first; y < last; ++y) {
-      (a.bicubic ? predict_line<4> : predict_line<2>)(a, n, y, columns);
-    }
+    for (int64_t y = first; y < last; ++y) one(a, n, y, columns);
     pool(a, n, cell_row, last - first, columns);
   });
 }

@@ -88,7 +88,9 @@ __global__ void predict_kernel(PredictArguments a) {
 
 const char* predict_cuda(const PredictArguments& a, void* stream) {
   const int64_t cells = a.rows * ((a.height + a.cell - 1) / a.cell) * ((a.width + a.cell - 1) / a.cell);
-  const auto kernel = a.bicubic ? FG_ISA::predict_kernel<4> : FG_ISA::predict_kernel<2>;
+  const auto kernel = a.taps == 2   ? FG_ISA::predict_kernel<2>
+                      : a.taps == 4 ? FG_ISA::predict_kernel<4>
+                                    : FG_ISA::predict_kernel<6>;
   const unsigned blocks = FG_ISA::blocks_for(cells * FG_ISA::kWarp);
   kernel<<<blocks, FG_ISA::kThreads, 0, static_cast<cudaStream_t>(stream)>>>(a);
   return FG_ISA::launch_error();

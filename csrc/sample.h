@@ -18,12 +18,34 @@ FG_HD int64_t extended(int64_t i, int64_t length, int border) {
   return border == kWrap ? m : smaller(m, period - m) * (length > 1);
 }
 
-// Linear weights (2 taps) or Catmull-Rom (4 taps) at fraction t.
+// The pieces of Spline36, by the distance beyond the nearest, second and third tap on a side.
+template <class F>
+FG_HD F spline36_inner(F t) {
+  return ((13.0f / 11.0f * t - 453.0f / 209.0f) * t - 3.0f / 209.0f) * t + 1.0f;
+}
+template <class F>
+FG_HD F spline36_middle(F t) {
+  return ((-6.0f / 11.0f * t + 270.0f / 209.0f) * t - 156.0f / 209.0f) * t;
+}
+template <class F>
+FG_HD F spline36_outer(F t) {
+  return ((1.0f / 11.0f * t - 45.0f / 209.0f) * t + 26.0f / 209.0f) * t;
+}
+
+// Linear weights (2 taps), Catmull-Rom (4 taps) or Spline36 (6 taps) at fraction t.
 template <int TAPS, class F>
 FG_HD void tap_weights(F t, F* weight) {
   if (TAPS == 2) {
     weight[0] = 1.0f - t;
     weight[1] = t;
+  } else if (TAPS == 6) {
+    const F s = 1.0f - t;
+    weight[0] = spline36_outer(t);
+    weight[1] = spline36_middle(t);
+    weight[2] = spline36_inner(t);
+    weight[TAPS - 3] = spline36_inner(s);
+    weight[TAPS - 2] = spline36_middle(s);
+    weight[TAPS - 1] = spline36_outer(s);
   } else {
     weight[0] = ((-0.5f * t + 1.0f) * t - 0.5f) * t;
     weight[1] = (1.5f * t - 2.5f) * t * t + 1.0f;

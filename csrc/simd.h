@@ -42,6 +42,12 @@ FG_HD void store(float* p, vfloat v, int64_t count) {
   for (int i = 0; i < count; ++i) p[i] = v[i];
 }
 
+FG_HD void copy(const float* from, float* to, int64_t length) {
+  int64_t i = 0;
+  for (; i + kLanes <= length; i += kLanes) store(to + i, load(from + i));
+  if (i < length) store(to + i, load(from + i, length - i), length - i);
+}
+
 // Writes past the caches, for results too large for them. `finish_streaming` orders them before what follows.
 FG_HD void stream(float* p, vfloat v, int64_t count) {
 #if defined(__AVX2__)
@@ -55,6 +61,9 @@ FG_HD void finish_streaming() {
 #endif
 }
 constexpr int64_t kStreamFrom = 1 << 21;  // elements of a result that is not kept in the caches
+
+// What a line at p reads soon. With a dozen planes at once the hardware foresees too few of them.
+FG_HD void fetch_ahead(const float* p) { __builtin_prefetch(p + 128); }
 
 FG_HD vfloat lane_numbers() {
   vfloat v = {};

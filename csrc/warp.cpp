@@ -30,7 +30,8 @@ void warp_line(const WarpArguments& a, int64_t n, int64_t y) {
 
 void warp(const WarpArguments& a, int threads) {
   parallel_for(a.rows * a.height, threads, [&](int64_t line) {
-    (a.bicubic ? warp_line<4> : warp_line<2>)(a, line / a.height, line % a.height);
+    const auto one = a.taps == 2 ? warp_line<2> : a.taps == 4 ? warp_line<4> : warp_line<6>;
+    one(a, line / a.height, line % a.height);
   });
 }
 

@@ -21,7 +21,9 @@ __global__ void warp_kernel(WarpArguments a) {
 }  // namespace FG_ISA
 
 const char* warp_cuda(const WarpArguments& a, void* stream) {
-  const auto kernel = a.bicubic ? FG_ISA::warp_kernel<4> : FG_ISA::warp_kernel<2>;
+  const auto kernel = a.taps == 2   ? FG_ISA::warp_kernel<2>
+                      : a.taps == 4 ? FG_ISA::warp_kernel<4>
+                                    : FG_ISA::warp_kernel<6>;
   const unsigned blocks = FG_ISA::blocks_for(a.rows * a.height * a.width);
   kernel<<<blocks, FG_ISA::kThreads, 0, static_cast<cudaStream_t>(stream)>>>(a);
   return FG_ISA::launch_error();

@@ -24,10 +24,12 @@ _ADDRESSES = {
     "RenderReport": "flowguide.runs.clip",
     "Renderer": "flowguide.renderer",
     "Request": "flowguide.runs.clip",
+    "SteadyConfig": "flowguide.config",
     "Styled": "flowguide.renderer",
     "probe": "flowguide.video",
     "render": "flowguide.runs.clip",
     "render_config": "flowguide.config",
+    "steady_clip": "flowguide.runs.steady",
 }
 
 __all__ = sorted(_ADDRESSES)

@@ -18,6 +18,7 @@ from cyclopts.config import Dict, Env
 
 from . import __version__
 from .config import RenderConfig, read_toml, render_config
+from .engines_command import engines_app
 from .errors import FlowguideError, UsageError
 from .models_command import models_app
 
@@ -27,6 +28,7 @@ app = App(
     version=__version__,
     help_format="plaintext",
 )
+app.command(engines_app)
 app.command(models_app)
 
 
@@ -56,7 +58,8 @@ def render(
     source
         The clip to paint; with --out-dir also a glob of clips, such as 'clips/*.mp4'.
     output
-        The video to write; its suffix chooses the container. What the run needs to go on is kept in OUTPUT.run.
+        The video to write; its suffix chooses the container. A folder gets pictures, converted_%06d.png; "-" is raw
+        RGB on standard output. What the run needs to go on is kept in OUTPUT.run.
     config
         TOML file with a [render] table of the options below; options given here go over it.
     resume
@@ -85,11 +88,17 @@ def render(
         return
     if output is None:
         raise UsageError("OUTPUT is missing; name the video to write, or with --out-dir a folder for several.")
+    if str(output) == "-":
+        run_commands.stream_raw(source, options, request, as_json=json)
+        return
     run_commands.render_one(source, output, options, request, segment_frames, as_json=json)
 
 
 for _name in ("resume", "show", "rerun", "init", "try"):
     app.command(f"flowguide.run_commands:{_name}_command", name=_name)
+for _name in ("flow", "shots"):
+    app.command(f"flowguide.flow_commands:{_name}_command", name=_name)
+app.command("flowguide.steady_command:steady_command", name="steady")
 
 
 @app.command
@@ -121,20 +130,22 @@ def demo(
 
 @app.command
 def doctor(*, json: bool = False) -> None:
-    """Tell what this machine has, what each absence costs and what to do.
+    """Tell what this machine has, what each absence costs and what to do; ends with 1 where nothing can be painted.
 
     Parameters
     ----------
     json
-        As one JSON object.
+        As one JSON object: "ready", and "findings".
     """
-    from .doctor import examine, print_findings
+    from .doctor import examine, is_ready, print_findings
 
     findings = examine()
     if json:
-        _print_json([finding.as_dict() for finding in findings])
+        _print_json({"ready": is_ready(findings), "findings": [finding.as_dict() for finding in findings]})
     else:
         print_findings(findings)
+    if not is_ready(findings):
+        sys.exit(1)
 
 
 @app.command
@@ -215,6 +226,8 @@ def _sentence(error: CycloptsError) -> UsageError:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line; always exits."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # The parser takes a lone hyphen for an option; as a path, ./- is the same name.
+    arguments = ["./-" if argument == "-" else argument for argument in arguments]
     as_json = "--json" in arguments
     # A spinning second OpenMP thread starves everything else on a small or shared machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

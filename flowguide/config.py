@@ -63,7 +63,30 @@ class RenderConfig(BaseModel):
     init_weight: float = Field(1.0, ge=0.0, le=1.0, description="Share of the guide in init blend.")
 
     guidance: bool = Field(True, description="Guide each frame by the one before it.")
-    flow: str = Field("dis", description="Flow estimator by name.")
+    strategy: Literal["previous", "anchors"] = Field(
+        "previous",
+        description="What guides a frame: the one before it, or anchors on both sides, which alone are painted.",
+    )
+    anchors: str = Field(
+        "coverage",
+        description="Which frames become anchors: 'coverage' (as soon as too little is known), 'edges' (as the source's "
+        "edges change), a number (each so many frames), or frames:0,24,57.",
+    )
+    anchor_frames: int = Field(
+        16, ge=1, le=1000, description="Most frames between two anchors by coverage or edges; they wait in memory."
+    )
+    flow: str = Field("dis-filled", description="Flow estimator by name.")
+    flow_confidence: str = Field(
+        "fused",
+        description="How far flow is believed: 'fused' (the check that is part of the warp), 'learned', 'own' (the "
+        "flow network's), 'check', 'forward-backward', or parts such as 'consistency+texture+photometric'.",
+    )
+    lookahead: int = Field(4, ge=0, le=64, description="Frames that are read and whose flow is found ahead; 0 is none.")
+    flow_cache: str | None = Field(None, description="Folder in which flow is kept for the next run.")
+    flow_cache_gib: float = Field(2.0, gt=0.0, description="Most room that the kept flow takes, in GiB.")
+    shots: str | None = Field(
+        None, description="CSV list of shots, as 'flowguide shots' and PySceneDetect write it, instead of found cuts."
+    )
     flow_weight: str = Field(
         "share",
         description="Pull toward the warped frame: a number, a picture (white is 1), 'share', 'few-step', "
@@ -81,12 +104,31 @@ class RenderConfig(BaseModel):
     start_seconds: float | None = Field(None, ge=0.0, description="Begin here.")
     end_seconds: float | None = Field(None, gt=0.0, description="Stop before here.")
     max_frames: int | None = Field(None, ge=1, description="Stop after this many frames.")
+    every: int = Field(1, ge=1, le=100_000, description="Paint each n-th frame only; times stay.")
+    frame_rate: str | None = Field(
+        None, description="Frames per second of the output, such as 12 or 30000/1001; frames are left out or repeated."
+    )
+    input_rate: str | None = Field(
+        None, description="Frames per second of pictures in files, which do not say it. Default: 24."
+    )
+    video_stream: int | None = Field(None, ge=0, description="Video stream, from 0. Default: the first.")
+    audio_stream: int | None = Field(None, ge=0, description="Sound stream to copy, from 0. Default: all.")
     audio: bool = Field(True, description="Copy the sound.")
     codec: str | None = Field(None, description="Video codec by name. Default: the output suffix's own.")
+    output_preset: str | None = Field(
+        None,
+        description="Codec and quality by name: archive, edit, edit-alpha, hevc, light, master, small, web; or a "
+        ".toml file.",
+    )
     crf: int | None = Field(None, ge=0, le=63, description="Encoder quality, 0 is best. Default: the codec's own.")
 
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field("auto", description="Arithmetic of the model.")
+    runtime: str = Field(
+        "torch",
+        description="What runs the networks: torch, torch-compiled, torch-graphed, onnx, openvino, tensorrt, "
+        "tensorrt-rtx.",
+    )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0 leaves the library's choice.")
 
     vae_tiles: bool = Field(False, description="Encode and decode in tiles: less memory, a little slower.")
@@ -100,6 +142,35 @@ class RenderConfig(BaseModel):
         if not all(str(frame).isdigit() for frame in value):
             raise ValueError("a table of prompts has frame numbers as keys")
         return " ".join(f"{frame}:({text})" for frame, text in sorted(value.items(), key=lambda entry: int(entry[0])))
+
+
+class SteadyConfig(BaseModel):
+    """How a painted clip is steadied."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    anchors: str = Field(
+        "coverage",
+        description="Which painted frames the others are carried from: 'coverage' (as soon as too little is known), "
+        "'edges' (as the source's edges change), a number (each so many frames), or frames:0,24,57.",
+    )
+    anchor_frames: int = Field(
+        16, ge=1, le=1000, description="Most frames between two anchors by coverage or edges; they wait in memory."
+    )
+    flow: str = Field("dis-filled", description="Flow estimator by name.")
+    feather_px: int = Field(1, ge=0, le=64, description="Width of the seam between carried and given pixels.")
+    offset: int | None = Field(
+        None,
+        ge=-100_000,
+        le=100_000,
+        description="Frame of SOURCE that the first painted frame shows; negative where the painted clip begins "
+        "earlier. Default: found in the pictures.",
+    )
+    max_frames: int | None = Field(None, ge=1, description="Stop after this many frames.")
+    audio: bool = Field(True, description="Copy the sound of the painted clip.")
+    codec: str | None = Field(None, description="Video codec by name. Default: the output suffix's own.")
+    crf: int | None = Field(None, ge=0, le=63, description="Encoder quality, 0 is best. Default: the codec's own.")
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0 leaves the library's choice.")
 
 
 Option = Annotated[Any, "the value of one field of RenderConfig"]

@@ -15,7 +15,7 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache
 from typing import Any
@@ -38,6 +38,8 @@ OPERATIONS = (
     "from_model",
 )
 IMPLEMENTATIONS = ("reference", "cpu", "cuda", "triton")
+IN_CUDA = ("warp", "predict", "to_model", "from_model")
+"""What is written in CUDA C++ as well; Triton has everything."""
 PREFERRED = {"cpu": ("cpu",), "cuda": ("triton", "cuda")}
 """Device type -> implementations in the order `auto` tries them; for cuda by design, `make gpu-check` measures both."""
 
@@ -76,6 +78,8 @@ def missing(name: str, implementation: str) -> str | None:
         if importlib.util.find_spec(f"flowguide.kernels.{name}") is None:
             return f"there is no Triton kernel for {name}"
         return None
+    if implementation == "cuda" and name not in IN_CUDA:
+        return f"{name} is not written in CUDA C++"
     try:
         compiled = importlib.import_module("flowguide._C")
     except ImportError as error:
@@ -167,7 +171,9 @@ def run(
             place.copy_(value)
         return tuple(out)
     filled = tuple(torch.empty(shape, dtype=dtype, device=device) for shape, dtype in outputs) if out is None else out
-    function(*inputs, *settings, filled)
+    # Kernels go to the current device and its current stream, which are not always the tensors' own.
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        function(*inputs, *settings, filled)
     return tuple(filled)
 
 
@@ -177,7 +183,8 @@ def _fits(name: str, out: Sequence[Tensor], outputs: Sequence[Output], device: t
     for place, (given, (shape, dtype)) in enumerate(zip(out, outputs, strict=True)):
         fits = given.shape == shape and given.dtype == dtype and given.device == device and given.is_contiguous()
         if not fits:
+            layout = "" if given.is_contiguous() else f" with strides {list(given.stride())}"
             raise UsageError(
                 f"{name}: out[{place}] should be a contiguous {dtype} tensor {list(shape)} on {device}, "
-                f"got {given.dtype} {list(given.shape)} on {given.device}."
+                f"got {given.dtype} {list(given.shape)}{layout} on {given.device}."
             )

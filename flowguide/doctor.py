@@ -11,9 +11,12 @@ from typing import Any, Literal
 
 from .diffusion.checkpoint import BUNDLED
 from .flow import ESTIMATORS
-from .machine import choose_device, choose_dtype, has_fast_bfloat16, machine_line
+from .machine import cache_folder, choose_device, choose_dtype, has_fast_bfloat16, machine_line
 
 State = Literal["ok", "slower", "missing"]
+SMALLEST_MEMORY_GIB = 8
+"""What a full-size model needs about."""
+_FREE_PAGES = "SC_AVPHYS_PAGES"
 _MARK = {"ok": "✓", "slower": "!", "missing": "✗"}
 
 
@@ -29,6 +32,8 @@ class Finding:
     """What its absence costs."""
     cure: str = ""
     """What to do."""
+    needed: bool = False
+    """Whether nothing can be painted without it."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -38,15 +43,25 @@ def examine() -> list[Finding]:
     """Look at everything; nothing here raises."""
     return [
         *_machine(),
+        _memory(),
+        _versions(),
         _native(),
         *_operations(),
         _triton(),
         *_packages(),
         *_models(),
         _estimators(),
+        _decoders(),
         _encoders(),
         _disk(),
+        _cache(),
+        *_environment(),
     ]
+
+
+def is_ready(findings: list[Finding]) -> bool:
+    """Whether clips can be painted here."""
+    return not any(finding.needed and finding.state == "missing" for finding in findings)
 
 
 def print_findings(findings: list[Finding]) -> None:
@@ -90,6 +105,29 @@ def _machine() -> list[Finding]:
     return findings
 
 
+def _memory() -> Finding:
+    try:
+        total, free = (os.sysconf("SC_PAGE_SIZE") * os.sysconf(name) / 2**30 for name in ("SC_PHYS_PAGES", _FREE_PAGES))
+    except (AttributeError, ValueError, OSError):
+        return Finding("memory", "ok", "this system does not tell")
+    found = f"{total:.1f} GiB, {free:.1f} free now"
+    if total >= SMALLEST_MEMORY_GIB:
+        return Finding("memory", "ok", found)
+    return Finding("memory", "slower", found, "full-size models do not fit", "use the bundled model, or a small --size")
+
+
+def _versions() -> Finding:
+    """The packages that flowguide does not install without."""
+    wanted = ("torch", "diffusers", "transformers", "numpy", "opencv-python-headless", "pillow", "av", "safetensors")
+    found = {name: _version(name) for name in wanted}
+    absent = [name for name, number in found.items() if number is None]
+    told = ", ".join(f"{name} {number}" for name, number in found.items() if number)
+    if absent:
+        return Finding("packages", "missing", told, f"without {', '.join(absent)} parts of flowguide fail",
+                       f"pip install {' '.join(absent)}", needed=True)  # fmt: skip
+    return Finding("packages", "ok", told)
+
+
 def _native() -> Finding:
     if importlib.util.find_spec("flowguide._C") is not None:
         from . import _C
@@ -128,7 +166,10 @@ def _triton() -> Finding:
 
 def _packages() -> list[Finding]:
     wanted = {
+        "peft": ("LoRAs of some layouts cannot be loaded", "pip install 'flowguide[adapters]'"),
         "onnxruntime": ("flow networks as ONNX files cannot be used", "pip install 'flowguide[onnx]'"),
+        "torchvision": ("no flow by RAFT", "pip install 'flowguide[raft]', in the build that fits torch"),
+        "OpenEXR": ("no motion vectors from .exr files", "pip install 'flowguide[exr]'"),
         "PyNvVideoCodec": ("no decoding on the GPU; the CPU decodes", "pip install 'flowguide[nvidia]' (NVIDIA GPUs)"),
         "tensorrt": ("no TensorRT engines", "install tensorrt from NVIDIA"),
     }
@@ -148,7 +189,7 @@ def _models() -> list[Finding]:
         findings.append(
             Finding(f"model {name}", "ok", "bundled") if present
             else Finding(f"model {name}", "missing", "its files are not in this installation",
-                         "nothing can be rendered without --model FOLDER", "reinstall flowguide")
+                         "nothing can be rendered without --model FOLDER", "reinstall flowguide", needed=True)
         )  # fmt: skip
     return findings
 
@@ -157,15 +198,37 @@ def _estimators() -> Finding:
     return Finding("flow estimators", "ok", ", ".join(sorted(ESTIMATORS)))
 
 
+def _decoders() -> Finding:
+    import av
+
+    wanted = ("h264", "hevc", "av1", "vp9", "vp8", "vvc", "mpeg2video", "prores", "ffv1")
+    present = [name for name in wanted if name in av.codecs_available]
+    libraries = ", ".join(
+        f"{name} {'.'.join(map(str, av.library_versions[name]))}"
+        for name in ("libavcodec", "libavformat", "libswscale")
+    )
+    absent = [name for name in wanted if name not in present]
+    if not absent:
+        return Finding("video decoders", "ok", f"{', '.join(present)} ({libraries})")
+    return Finding("video decoders", "slower" if present else "missing", f"{', '.join(present)} ({libraries})",
+                   f"clips in {', '.join(absent)} cannot be read", "pip install --force-reinstall av",
+                   needed=True)  # fmt: skip
+
+
 def _encoders() -> Finding:
     import av
 
-    wanted = ("libx264", "libx265", "libvpx-vp9", "libsvtav1", "prores_ks", "ffv1", "h264_nvenc")
-    present = [name for name in wanted if name in av.codecs_available]
-    if "libx264" in present:
+    from .video import CODECS
+
+    wanted = {codec.encoder: name for name, codec in reversed(list(CODECS.items()))}
+    present = [name for encoder, name in wanted.items() if encoder in av.codecs_available]
+    absent = [name for name in wanted.values() if name not in present]
+    if not absent:
         return Finding("video encoders", "ok", f"{', '.join(present)} (PyAV {_version('av')})")
-    return Finding("video encoders", "missing", ", ".join(present) or "none of ours", "MP4 cannot be written",
-                   "pip install --force-reinstall av")  # fmt: skip
+    state: State = "slower" if "h264" in present else "missing"
+    return Finding("video encoders", state, ", ".join(present) or "none of ours",
+                   f"{', '.join(absent)} cannot be written", "pip install --force-reinstall av",
+                   needed=True)  # fmt: skip
 
 
 def _disk() -> Finding:
@@ -173,4 +236,22 @@ def _disk() -> Finding:
     writable = os.access(os.getcwd(), os.W_OK)
     state: State = "ok" if free > 1 and writable else "missing"
     found = f"{free:.1f} GiB free here" + ("" if writable else ", but this folder cannot be written to")
-    return Finding("disk", state, found, "" if state == "ok" else "results cannot be written", "")
+    if state == "ok":
+        return Finding("disk", state, found)
+    return Finding("disk", state, found, "results cannot be written", "make room, or work in another folder")
+
+
+def _cache() -> Finding:
+    folder = cache_folder()
+    place = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
+    if os.access(place, os.W_OK):
+        return Finding("cache folder", "ok", str(folder))
+    return Finding("cache folder", "slower", f"{folder} cannot be written to",
+                   "models cannot be pulled, and dry runs know no earlier run",
+                   "set FLOWGUIDE_HOME to a folder of yours")  # fmt: skip
+
+
+def _environment() -> list[Finding]:
+    """Settings that come from the environment, which are easily forgotten."""
+    names = sorted(name for name in os.environ if name.startswith("FLOWGUIDE_"))
+    return [Finding("environment", "ok", ", ".join(f"{name}={os.environ[name]}" for name in names))] if names else []

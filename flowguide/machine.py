@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +38,12 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.float16
     return torch.bfloat16 if has_fast_bfloat16() else torch.float32
+
+
+def cache_folder() -> Path:
+    """Where models that were pulled and profiles of runs are kept: FLOWGUIDE_HOME, or the user's cache folder."""
+    home = os.environ.get("FLOWGUIDE_HOME")
+    return Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flowguide"
 
 
 def has_fast_bfloat16() -> bool:

@@ -19,6 +19,7 @@ from .reference_colour import LUMA_WEIGHTS, levels
 
 _C = importlib.import_module("flowguide._C")
 
+TAPS = {"bilinear": 2, "bicubic": 4, "spline36": 6}
 BORDERS = {"edge": 0, "zero": 1, "reflect": 2, "wrap": 3}
 STORAGE = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
@@ -47,17 +48,16 @@ def floats(out: tuple[Tensor, ...]) -> Iterator[list[int]]:
 
 def launch(name: str, tensor: Tensor, *arguments: object) -> None:
     """Calls the C++ function with torch's number of threads, or queues the CUDA one on the current stream."""
-    if not tensor.is_cuda:
-        getattr(_C, f"{name}_cpu")(*arguments, torch.get_num_threads())
-        return
-    with torch.cuda.device(tensor.device):
+    if tensor.is_cuda:
         getattr(_C, f"{name}_cuda")(*arguments, torch.cuda.current_stream().cuda_stream)
+    else:
+        getattr(_C, f"{name}_cpu")(*arguments, torch.get_num_threads())
 
 
 def warp(image: Tensor, flow: Tensor, mode: str, border: str, out: tuple[Tensor, ...]) -> None:
     inputs = [dense(image), dense(flow)]
     with floats(out) as outputs:
-        launch("warp", image, *map(pointer, inputs), *outputs, *image.shape, mode == "bicubic", BORDERS[border])
+        launch("warp", image, *map(pointer, inputs), *outputs, *image.shape, TAPS[mode], BORDERS[border])
 
 
 def predict(
@@ -82,7 +82,7 @@ def predict(
             *map(pointer, inputs),
             *outputs,
             *(n, channels, source_channels, height, width, cell),
-            *(mode == "bicubic", settings.boundary),
+            *(TAPS[mode], settings.boundary),
             *(settings.relative, settings.allowed_px2(width), settings.softness),
             *(settings.boundary_relative, settings.boundary_absolute),
             settings.photometric if looked_at else 0.0,

@@ -59,7 +59,7 @@ def _tensor(picture: Any) -> Tensor:
     if isinstance(picture, np.ndarray):
         return torch.from_numpy(np.require(picture, requirements=["C", "W"]))
     if hasattr(picture, "__dlpack__"):
-        return torch.from_dlpack(picture)
+        return torch.utils.dlpack.from_dlpack(picture)
     raise UsageError(
         f"A picture should be a torch tensor, a NumPy array or offer DLPack, got {type(picture).__name__}."
     )

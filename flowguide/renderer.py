@@ -14,14 +14,17 @@ import torch
 from torch import Tensor
 
 from . import ops
+from .anchored import AnchoredFrames
 from .config import Option, RenderConfig, changed
 from .diffusion.checkpoint import Checkpoint, load_checkpoint
 from .diffusion.image_to_image import ImageToImage, Known, NoiseKey
 from .diffusion.init import InitialLatent
 from .diffusion.sampling import StepCallback
 from .errors import Interrupted, UsageError
-from .flow import FlowEstimator, estimator
-from .flow.shots import CutDetector
+from .flow import FlowEstimator
+from .flow.chosen import chosen_cuts, chosen_flow
+from .flow.lookahead import Ahead
+from .guidance.anchors import Finished
 from .guidance.previous import Carried, PreviousFrame
 from .machine import choose_device, choose_dtype
 from .pictures import as_frame, like_input, padded
@@ -43,10 +46,14 @@ class Styled:
     stage_seconds: dict[str, float] = field(repr=False)
     """Seconds that this frame spent per stage."""
 
-    def frame(self) -> Frame:
-        """The picture rounded to 8 bit, with the source's time."""
-        rgb = ops.from_model(self.picture[None])[0]
-        return Frame(rgb=rgb, index=self.source.index, pts=self.source.pts, time_base=self.source.time_base)
+    def frame(self, *, deep: bool = False) -> Frame:
+        """The picture rounded to 8 bit, or to 16 where `deep`, with the source's time and opacity."""
+        source, alpha = self.source, self.source.alpha
+        if not deep:
+            return Frame(ops.from_model(self.picture[None])[0], source.index, source.pts, source.time_base, alpha)
+        codes = ((self.picture.float() + 1.0) * 32767.5).round().clamp(0, 65535).to(torch.int32)
+        wide = None if alpha is None else (alpha.to(torch.int32) * 257).to(torch.uint16)
+        return Frame(codes.to(torch.uint16), source.index, source.pts, source.time_base, wide)
 
 
 FIXED = frozenset(RenderConfig.model_fields) - {
@@ -81,23 +88,32 @@ class Renderer:
         self._on_frame, self._on_step = on_frame, on_step
         self._model = ImageToImage(checkpoint, self.config, self.clock)
         self._init = InitialLatent(self._model.encode, self.config)
-        # Without a measure of its own: `predict` finds the confidence in the same pass as the warp.
-        self._flow = flow or estimator(self.config.flow, confidence=None)
+        self._flow = Ahead(flow or chosen_flow(self.config, checkpoint.device), self.config.lookahead, self._whole)
         self._guidance = PreviousFrame(self._flow, self.config, checkpoint.autoencoder.cell, self.clock)
-        self._cuts = CutDetector()
+        self._anchored: AnchoredFrames | None = None
+        if self.config.guidance and self.config.strategy == "anchors":
+            parts = self._model, self._init, self._flow, self.clock, on_step
+            self._anchored = AnchoredFrames(self.config, checkpoint, *parts)
+        self._cuts = chosen_cuts(self.config)
         self._shot = 0
         self._next_index = 0
         self._cancelled = False
 
     def __call__(self, frames: Iterable[Frame]) -> Iterator[Styled]:
-        """Paint `frames` in order. Raises Interrupted after `cancel`."""
-        source = iter(frames)
-        while True:
-            with self.clock("read"):
-                frame = next(source, None)
-            if frame is None:
-                return
-            yield self.render(frame)
+        """Paint `frames` in order, all of them by the end. Raises Interrupted after `cancel`."""
+        with self._flow.over(frames, wanted=self._follows) as ready:
+            source = iter(ready)
+            while True:
+                with self.clock("read"):
+                    frame = next(source, None)
+                if frame is None:
+                    break
+                if self._anchored is None:
+                    yield self.render(frame)
+                else:
+                    yield from self._anchor(frame, self._anchored)
+            if self._anchored is not None:
+                yield from self._styled(self._anchored.settle(end_shot=False))
 
     @property
     def flow_name(self) -> str:
@@ -130,6 +146,8 @@ class Renderer:
         self._model.configure(config)
         self._init.configure(config)
         self._guidance.configure(config)
+        if self._anchored is not None:
+            self._anchored.configure(config)
         self.config = config
 
     def restart(self) -> None:
@@ -147,6 +165,7 @@ class Renderer:
             "next_index": self._next_index,
             "cuts": self._cuts.state(),
             "guidance": self._guidance.state(),
+            "anchors": {} if self._anchored is None else self._anchored.state(),
             "init": self._init.state(),
             "model": self._model.state(),
         }
@@ -156,27 +175,66 @@ class Renderer:
         self._shot, self._next_index = state["shot"], state["next_index"]
         self._cuts.restore(state["cuts"])
         self._guidance.restore(state["guidance"])
+        if self._anchored is not None:
+            self._anchored.restore(state["anchors"])
+            self._anchored.shot = self._shot
         self._init.restore(state["init"])
         self._model.restore(state["model"])
+
+    @property
+    def _follows(self) -> bool:
+        """Whether the flow is asked for."""
+        return self.config.guidance or self.config.noise == "carried"
+
+    def _whole(self, frame: Frame) -> Frame:
+        return padded(frame, self.checkpoint.grid)
 
     def cancel(self) -> None:
         """Stop before the next frame; may be called from another thread or a callback."""
         self._cancelled = True
 
-    def render(self, frame: Frame) -> Styled:
-        """Paint one frame."""
+    def _anchor(self, frame: Frame, anchored: AnchoredFrames) -> Iterator[Styled]:
+        """Take one frame for the strategy `anchors`, and give out what is finished by it."""
+        self._go_on_before(frame)
+        with self.clock("cuts"):
+            cut = self._cuts.is_cut(frame)
+        if cut:
+            yield from self._styled(anchored.settle(end_shot=True))
+            self._shot += 1
+            anchored.shot = self._shot
+        yield from self._styled(anchored.add(frame, self._whole(frame)))
+        self._next_index = frame.index + 1
+
+    def _styled(self, finished: Iterator[tuple[Frame, Finished]]) -> Iterator[Styled]:
+        began = dict(self.clock.seconds)
+        for frame, done in finished:
+            height, width = frame.size
+            self._init.remember(done.picture, self._shot)
+            spent = {name: total - began.get(name, 0.0) for name, total in self.clock.seconds.items()}
+            styled = Styled(done.picture[:, :height, :width], frame, self._shot, done.confident_share, spent)
+            began = dict(self.clock.seconds)
+            if self._on_frame is not None:
+                self._on_frame(styled)
+            yield styled
+
+    def _go_on_before(self, frame: Frame) -> None:
         if self._cancelled:
             raise Interrupted(f"The run was stopped before frame {frame.index}.")
+
+    def render(self, frame: Frame) -> Styled:
+        """Paint one frame. Raises UsageError under the strategy `anchors`, which needs the frames after it."""
+        self._go_on_before(frame)
+        if self._anchored is not None:
+            raise UsageError("The strategy 'anchors' needs the frames after each one; iterate over a clip instead.")
         began = dict(self.clock.seconds)
         height, width = frame.size
         with self.clock("colour"):
-            whole = padded(frame, self.checkpoint.grid)
+            whole = self._whole(frame)
             source = ops.to_model(whole.rgb[None].to(self.checkpoint.device))[0]
         with self.clock("cuts"):
             if self._cuts.is_cut(frame):
                 self.restart()
-        follows = self.config.guidance or self.config.noise == "carried"
-        moved = self._guidance.carry(whole, source) if follows else None
+        moved = self._guidance.carry(whole, source) if self._follows else None
         carried = moved if self.config.guidance else None
         key = NoiseKey(shot=self._shot, frame=frame.index)
         finished = self._paint(source, carried, key, None if moved is None else moved.uv[None])

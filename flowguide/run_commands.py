@@ -61,6 +61,19 @@ def render_one(
         return done
 
 
+def stream_raw(source: Path, options: RenderConfig, request: Request, *, as_json: bool) -> None:
+    """Paint one clip to standard output as raw frames."""
+    from .runs.clip import Request
+    from .runs.raw import STDOUT, stream_raw
+    from .terminal import reporter
+
+    if as_json or request != Request():
+        raise UsageError("Raw frames on standard output leave no room for --json, and no run to resume or redo.")
+    with reporter(source, STDOUT, as_json=False) as report:
+        count = stream_raw(source, sys.stdout.buffer, options, on_frame=report.frame, should_stop=report.stop_asked)
+        report.say(f"{count} frames, {report.rate():.2f} fps: standard output")
+
+
 def resume_command(run: Path, /, *, json: bool = False) -> None:
     """Go on with an interrupted run, with its own input and settings.
 
@@ -152,10 +165,11 @@ def batch(
 ) -> None:
     """Paint every clip that `source` means into `out_dir` and report on all."""
     from .runs.batch import REPORT, clips_of, outputs_of, paint_all
+    from .runs.opened import suffix_of
 
     if output is not None:
         raise UsageError(f"OUTPUT and --out-dir exclude each other, got {output} and {out_dir}.")
-    outputs = outputs_of(clips_of(source), out_dir, ".mp4")
+    outputs = outputs_of(clips_of(source), out_dir, suffix_of(options))
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -189,9 +203,11 @@ def estimate(source: Path, output: Path | None, options: RenderConfig, *, as_jso
     memory = "not known" if found.memory_bytes is None else told(found.memory_bytes)
     shown = ", ".join(map(str, found.shots[:12])) + (" …" if len(found.shots) > 12 else "")
     print(f"frames:      {found.frames} of {width}x{height}")
-    print(f"shots:       {len(found.shots)}, beginning at {shown}")
+    print(f"shots:       {len(found.shots)}, beginning at {shown}: each first frame is an anchor, painted whole")
+    print(f"to generate: about {found.generated_share:.0%} of the pixels; the rest is carried over by the flow")
     print(f"model calls: {found.model_calls}")
-    print(f"time:        {low:.0f} to {high:.0f} s, by frames painted just now")
+    basis = f"{found.profiled_frames} frames of an earlier run" if found.profiled_frames else "frames painted just now"
+    print(f"time:        {low:.0f} to {high:.0f} s, by {basis}")
     print(f"memory:      {memory}")
     print(f"disk:        about {told(found.disk_bytes)} of {told(found.free_bytes)} that are free")
 
@@ -255,4 +271,4 @@ def seconds_of(text: str) -> float:
         parts = []
     if not 1 <= len(parts) <= 3 or any(not 0 <= part < 1e9 for part in parts):
         raise UsageError(f"A time is written 12s, 12.5 or 1:02, got {text!r}.")
-    return sum(part * 60**power for power, part in enumerate(reversed(parts)))
+    return float(sum(part * 60**power for power, part in enumerate(reversed(parts))))

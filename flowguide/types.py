@@ -26,18 +26,23 @@ class Frame:
     """One decoded picture and its exact time."""
 
     rgb: Tensor
-    """uint8 [3, H, W], RGB, on any device."""
+    """uint8 [3, H, W], RGB, on any device; uint16 only on its way to a file that keeps more than 8 bits."""
     index: int
     """Position in the stream of frames that is rendered, from 0."""
     pts: int = 0
     """Presentation time in units of `time_base`; integer from reader to encoder."""
     time_base: Fraction = Fraction(1, 1000)
     """Seconds per unit of `pts`."""
+    alpha: Tensor | None = None
+    """Opacity, [H, W] of the dtype of `rgb`, or None where all is opaque or it was not asked for."""
 
     def __post_init__(self) -> None:
-        picture = isinstance(self.rgb, Tensor) and self.rgb.dtype == torch.uint8 and self.rgb.ndim == 3
+        picture = isinstance(self.rgb, Tensor) and self.rgb.dtype in (torch.uint8, torch.uint16) and self.rgb.ndim == 3
         _expect(picture and self.rgb.shape[0] == 3, "Frame.rgb", "a uint8 tensor [3, H, W]", _describe(self.rgb))
         _expect(isinstance(self.pts, int), "Frame.pts", "an integer", repr(self.pts))
+        if self.alpha is not None:
+            fits = isinstance(self.alpha, Tensor) and self.alpha.shape == self.rgb.shape[1:]
+            _expect(fits, "Frame.alpha", f"a tensor {tuple(self.rgb.shape[1:])}", _describe(self.alpha))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -141,3 +146,7 @@ class ClipInfo:
     """'sdr', or of high dynamic range: 'pq', 'hlg'."""
     interlaced: bool = False
     """Whether the pictures are stored as two fields."""
+    alpha: bool = False
+    """Whether the pictures have opacity."""
+    subtitles: int = 0
+    """Number of subtitle streams."""

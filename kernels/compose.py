@@ -34,15 +34,15 @@ def compose_kernel(
     u = tl.load(flow_ab_ptr + field + pixel, mask=mask, other=0.0).to(tl.float32)
     v = tl.load(flow_ab_ptr + field + plane + pixel, mask=mask, other=0.0).to(tl.float32)
     x, y = (pixel % width).to(tl.float32) + u, (pixel // width).to(tl.float32) + v
-    left, top, fx, fy, known = placed(x, y, height, width, False, 0)
+    left, top, fx, fy, known = placed(x, y, height, width, 2, 0)
     known = known & mask
-    u += sampled(flow_bc_ptr + field, left, top, fx, fy, known, height, width, False, 0)
-    v += sampled(flow_bc_ptr + field + plane, left, top, fx, fy, known, height, width, False, 0)
+    u += sampled(flow_bc_ptr + field, left, top, fx, fy, known, height, width, 2, 0)
+    v += sampled(flow_bc_ptr + field + plane, left, top, fx, fy, known, height, width, 2, 0)
     confidence = tl.where(inside(x, y, height, width) & finite(u) & finite(v), 1.0, 0.0)
     if HAS_AB:
         confidence *= clamp01(tl.load(confidence_ab_ptr + n * plane + pixel, mask=mask, other=0.0).to(tl.float32))
     if HAS_BC:
-        confidence *= clamp01(sampled(confidence_bc_ptr + n * plane, left, top, fx, fy, known, height, width, False, 0))
+        confidence *= clamp01(sampled(confidence_bc_ptr + n * plane, left, top, fx, fy, known, height, width, 2, 0))
     kind = flow_ac_ptr.dtype.element_ty
     tl.store(flow_ac_ptr + field + pixel, u.to(kind), mask=mask)
     tl.store(flow_ac_ptr + field + plane + pixel, v.to(kind), mask=mask)

@@ -9,7 +9,7 @@ import triton.language as tl
 from flowguide.kernels.cells import cells_of_a_program, summed, tile
 from flowguide.kernels.confidence import clamp01, consistency, countable, inside, similarity, smoothness
 from flowguide.kernels.launch import dense, dense_or
-from flowguide.kernels.sample import int64, placed, sampled, warp_planes
+from flowguide.kernels.sample import TAPS_OF, int64, placed, sampled, warp_planes
 from torch import Tensor
 
 from flowguide.reference import ConfidenceSettings
@@ -52,7 +52,7 @@ def predict_kernel(
     photometric,
     CHANNELS: tl.constexpr,
     SOURCES: tl.constexpr,  # channels of the source pictures; 0: not looked at
-    BICUBIC: tl.constexpr,
+    TAPS: tl.constexpr,
     BOUNDARY: tl.constexpr,
     GIVEN: tl.constexpr,
     EDGE: tl.constexpr,
@@ -66,14 +66,14 @@ def predict_kernel(
     u = tl.load(flow + pixel, mask=mask, other=0.0).to(tl.float32)
     v = tl.load(flow + plane + pixel, mask=mask, other=0.0).to(tl.float32)
     x, y = column.to(tl.float32) + u, row.to(tl.float32) + v
-    warp_planes(reference_ptr, prior_ptr, n * CHANNELS, pixel, x, y, mask, height, width, CHANNELS, BICUBIC, 0)
-    left, top, fx, fy, known = placed(x, y, height, width, False, 0)
+    warp_planes(reference_ptr, prior_ptr, n * CHANNELS, pixel, x, y, mask, height, width, CHANNELS, TAPS, 0)
+    left, top, fx, fy, known = placed(x, y, height, width, 2, 0)
     known = known & mask
     if GIVEN:
         confidence = clamp01(tl.load(given_ptr + n * plane + pixel, mask=mask, other=0.0).to(tl.float32))
     else:
-        back_u = sampled(back_ptr + n * 2 * plane, left, top, fx, fy, known, height, width, False, 0)
-        back_v = sampled(back_ptr + n * 2 * plane + plane, left, top, fx, fy, known, height, width, False, 0)
+        back_u = sampled(back_ptr + n * 2 * plane, left, top, fx, fy, known, height, width, 2, 0)
+        back_v = sampled(back_ptr + n * 2 * plane + plane, left, top, fx, fy, known, height, width, 2, 0)
         confidence = consistency(u, v, back_u, back_v, relative, allowed_px2, softness)
         if BOUNDARY:
             confidence *= smoothness(
@@ -82,7 +82,7 @@ def predict_kernel(
     difference = u * 0.0
     for c in tl.static_range(SOURCES):
         source = (n * SOURCES + c) * plane
-        moved = sampled(source_to_ptr + source, left, top, fx, fy, known, height, width, False, 0)
+        moved = sampled(source_to_ptr + source, left, top, fx, fy, known, height, width, 2, 0)
         here = tl.load(source_at_ptr + source + pixel, mask=mask, other=0.0).to(tl.float32)
         difference += tl.abs(here - moved)
     if SOURCES > 0:
@@ -116,7 +116,7 @@ def predict(
         *(settings.boundary_relative, settings.boundary_absolute, settings.photometric or 1.0),
         CHANNELS=channels,
         SOURCES=source_at.shape[1] if looked_at and source_at is not None else 0,
-        BICUBIC=mode == "bicubic",
+        TAPS=TAPS_OF[mode],
         BOUNDARY=settings.boundary,
         GIVEN=given_confidence is not None,
         EDGE=edge,

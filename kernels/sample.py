@@ -1,12 +1,14 @@
 """Sampling a plane at real positions, for the kernels that warp: border rules and tap weights.
 
-The arithmetic of flowguide/reference.py, `sampled`, in float32. BORDER is 0 edge, 1 zero, 2 reflect, 3 wrap.
+The arithmetic of flowguide/reference.py, `sampled`, in float32. BORDER is 0 edge, 1 zero, 2 reflect, 3 wrap; TAPS along
+each axis are 2, 4 or 6.
 """
 
 import triton
 import triton.language as tl
 from flowguide.kernels.confidence import FARTHEST, finite
 
+TAPS_OF = {"bilinear": 2, "bicubic": 4, "spline36": 6}
 BORDERS = {"edge": 0, "zero": 1, "reflect": 2, "wrap": 3}
 
 
@@ -33,9 +35,23 @@ def extended(index, length, BORDER: tl.constexpr):
 
 
 @triton.jit
-def tap_weight(t, TAP: tl.constexpr, BICUBIC: tl.constexpr):
-    """Linear (2 taps) or Catmull-Rom (4 taps) at fraction t."""
-    if not BICUBIC:
+def spline36_weight(t, PIECE: tl.constexpr):
+    """The pieces of Spline36, by the distance beyond the nearest, second and third tap on a side."""
+    if PIECE == 0:
+        weight = ((13.0 / 11.0 * t - 453.0 / 209.0) * t - 3.0 / 209.0) * t + 1.0
+    elif PIECE == 1:
+        weight = ((-6.0 / 11.0 * t + 270.0 / 209.0) * t - 156.0 / 209.0) * t
+    else:
+        weight = ((1.0 / 11.0 * t - 45.0 / 209.0) * t + 26.0 / 209.0) * t
+    return weight
+
+
+@triton.jit
+def tap_weight(t, TAP: tl.constexpr, TAPS: tl.constexpr):
+    """Linear (2 taps), Catmull-Rom (4 taps) or Spline36 (6 taps) at fraction t."""
+    if TAPS == 6:
+        weight = spline36_weight(t, 2 - TAP) if TAP <= 2 else spline36_weight(1.0 - t, TAP - 3)
+    elif TAPS == 2:
         weight = 1.0 - t if TAP == 0 else t
     elif TAP == 0:
         weight = ((-0.5 * t + 1.0) * t - 0.5) * t
@@ -49,13 +65,13 @@ def tap_weight(t, TAP: tl.constexpr, BICUBIC: tl.constexpr):
 
 
 @triton.jit
-def placed(x, y, height, width, BICUBIC: tl.constexpr, BORDER: tl.constexpr):
+def placed(x, y, height, width, TAPS: tl.constexpr, BORDER: tl.constexpr):
     """The left and top tap's integer position, the fractions, and where x and y are finite."""
     known = finite(x) & finite(y)
     x = tl.minimum(tl.maximum(tl.where(known, x, 0.0), -FARTHEST), FARTHEST)
     y = tl.minimum(tl.maximum(tl.where(known, y, 0.0), -FARTHEST), FARTHEST)
     left, top = tl.floor(x), tl.floor(y)
-    if (not BICUBIC) and BORDER == 0:  # the same value, from two pixels of the picture wherever it has two
+    if TAPS == 2 and BORDER == 0:  # the same value, from two pixels of the picture wherever it has two
         x = tl.minimum(tl.maximum(x, 0.0), width - 1.0)
         y = tl.minimum(tl.maximum(y, 0.0), height - 1.0)
         left = tl.minimum(tl.floor(x), tl.maximum(width - 2.0, 0.0))
@@ -65,11 +81,10 @@ def placed(x, y, height, width, BICUBIC: tl.constexpr, BORDER: tl.constexpr):
 
 @triton.jit
 def sampled(
-    plane_ptr, left, top, fraction_x, fraction_y, mask, height, width, BICUBIC: tl.constexpr, BORDER: tl.constexpr
+    plane_ptr, left, top, fraction_x, fraction_y, mask, height, width, TAPS: tl.constexpr, BORDER: tl.constexpr
 ):
     """The plane at what `placed` returned; 0 where the mask is false."""
-    TAPS: tl.constexpr = 4 if BICUBIC else 2
-    FIRST: tl.constexpr = -1 if BICUBIC else 0
+    FIRST: tl.constexpr = 1 - TAPS // 2
     total = fraction_x * 0.0
     for r in tl.static_range(TAPS):
         row = top + (r + FIRST)
@@ -81,8 +96,8 @@ def sampled(
             if BORDER == 1:
                 here = here & (column >= 0) & (column < width) & (row >= 0) & (row < height)
             value = tl.load(plane_ptr + line_at + extended(column, width, BORDER), mask=here, other=0.0)
-            line += tap_weight(fraction_x, k, BICUBIC) * value.to(tl.float32)
-        total += tap_weight(fraction_y, r, BICUBIC) * line
+            line += tap_weight(fraction_x, k, TAPS) * value.to(tl.float32)
+        total += tap_weight(fraction_y, r, TAPS) * line
     return total
 
 
@@ -98,14 +113,14 @@ def warp_planes(
     height,
     width,
     CHANNELS: tl.constexpr,
-    BICUBIC: tl.constexpr,
+    TAPS: tl.constexpr,
     BORDER: tl.constexpr,
 ):
     """Writes at `pixel` what CHANNELS planes, from plane `first` on, hold at (x, y)."""
     plane = int64(height) * width
-    left, top, fraction_x, fraction_y, known = placed(x, y, height, width, BICUBIC, BORDER)
+    left, top, fraction_x, fraction_y, known = placed(x, y, height, width, TAPS, BORDER)
     known = known & mask
     for c in tl.static_range(CHANNELS):
         source = source_ptr + (first + c) * plane
-        value = sampled(source, left, top, fraction_x, fraction_y, known, height, width, BICUBIC, BORDER)
+        value = sampled(source, left, top, fraction_x, fraction_y, known, height, width, TAPS, BORDER)
         tl.store(out_ptr + (first + c) * plane + pixel, value.to(out_ptr.dtype.element_ty), mask=mask)

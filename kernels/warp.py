@@ -7,7 +7,7 @@ picture is continued beyond its border by BORDER; 0 where the flow is not finite
 import triton
 import triton.language as tl
 from flowguide.kernels.launch import block, dense
-from flowguide.kernels.sample import BORDERS, int64, warp_planes
+from flowguide.kernels.sample import BORDERS, TAPS_OF, int64, warp_planes
 from torch import Tensor
 
 
@@ -19,7 +19,7 @@ def warp_kernel(
     height,
     width,
     CHANNELS: tl.constexpr,
-    BICUBIC: tl.constexpr,
+    TAPS: tl.constexpr,
     BORDER: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -30,7 +30,7 @@ def warp_kernel(
     flow = flow_ptr + n * 2 * plane + pixel
     x = (pixel % width).to(tl.float32) + tl.load(flow, mask=mask, other=0.0).to(tl.float32)
     y = (pixel // width).to(tl.float32) + tl.load(flow + plane, mask=mask, other=0.0).to(tl.float32)
-    warp_planes(image_ptr, out_ptr, n * CHANNELS, pixel, x, y, mask, height, width, CHANNELS, BICUBIC, BORDER)
+    warp_planes(image_ptr, out_ptr, n * CHANNELS, pixel, x, y, mask, height, width, CHANNELS, TAPS, BORDER)
 
 
 def warp(image: Tensor, flow: Tensor, mode: str, border: str, out: tuple[Tensor, ...]) -> None:
@@ -39,7 +39,7 @@ def warp(image: Tensor, flow: Tensor, mode: str, border: str, out: tuple[Tensor,
     warp_kernel[(triton.cdiv(height * width, size), n)](
         *(dense(image), dense(flow), out[0], height, width),
         CHANNELS=channels,
-        BICUBIC=mode == "bicubic",
+        TAPS=TAPS_OF[mode],
         BORDER=BORDERS[border],
         BLOCK=size,
     )

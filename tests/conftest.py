@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+# Tests neither read nor write what the user's own runs left.
+os.environ["FLOWGUIDE_HOME"] = tempfile.mkdtemp(prefix="flowguide-home-")
 
 import torch
 from tiny_checkpoint import save_tiny_checkpoint

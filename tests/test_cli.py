@@ -139,8 +139,10 @@ def test_doctor_names_costs_and_cures() -> None:
     text = run("doctor").stdout
     assert "compiled operations" in text
     assert "model painter" in text
-    findings = json.loads(run("doctor", "--json").stdout)
-    assert {"name", "state", "found", "cost", "cure"} == set(findings[0])
+    content = json.loads(run("doctor", "--json").stdout)
+    findings = content["findings"]
+    assert content["ready"] is True
+    assert {"name", "state", "found", "cost", "cure", "needed"} == set(findings[0])
     for finding in findings:
         if finding["state"] == "missing":
             assert finding["cost"], finding["name"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +256,8 @@ def test_models_are_found_in_the_folders_of_other_programs(tmp_path: Path) -> No
 
 @needs_vocabulary
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif("FLOWGUIDE_TEST_FULL_SIZE" not in os.environ, reason="FLOWGUIDE_TEST_FULL_SIZE asks for 8 GiB")
 @pytest.mark.parametrize("family", ["Stable Diffusion 1", "Stable Diffusion XL"])
 def test_full_size_networks_load_from_a_single_file(tmp_path: Path, family: str) -> None:
     """Random weights in bfloat16: about 2 GiB on disk for 1, 7 GiB for XL, and twice that in memory."""

@@ -153,20 +153,13 @@ def test_a_model_is_checked_file_by_file(tmp_path: Path) -> None:
         catalogue.check(str(folder))
 
 
-def test_pulling_takes_what_is_needed_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
+def test_of_a_repository_what_is_needed_is_taken_and_nothing_else() -> None:
     files = [
         "model_index.json", "README.md", "v1.safetensors", "unet/config.json", "safety_checker/model.safetensors",
         "unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors",
         "vae/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.bin", "tokenizer/merges.txt",
     ]  # fmt: skip
-    asked: dict[str, Any] = {}
-    monkeypatch.setenv("FLOWGUIDE_HOME", str(tmp_path))
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, repository, revision: files)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repository, **options: asked.update(options))
-    assert catalogue.pull("someone/boats") == tmp_path / "models" / "someone--boats"
-    assert asked["allow_patterns"] == [
+    assert catalogue.wanted(files) == [
         "README.md", "model_index.json", "tokenizer/merges.txt", "unet/config.json",
         "unet/diffusion_pytorch_model.fp16.safetensors", "vae/diffusion_pytorch_model.safetensors",
     ]  # fmt: skip

@@ -10,7 +10,8 @@ from tiny_checkpoint import tiny_unet, tiny_vae
 from torch import nn
 
 from flowguide.diffusion.long_attention import LongAttention, attend, use_long_attention
-from flowguide.diffusion.packed import PackedConv2d, PackedLinear, PackedUpsample, can_pack, pack
+from flowguide.diffusion.packed import can_pack, pack
+from flowguide.diffusion.packed_layers import PackedConv2d, PackedLinear, PackedUpsample, SmallGroupNorm
 
 pytestmark = pytest.mark.skipif(not can_pack(), reason="this PyTorch has no oneDNN")
 
@@ -51,9 +52,46 @@ def test_whole_networks() -> None:
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("options", [
+    {}, {"addition_embed_type": "text", "addition_embed_type_num_heads": 4, "resnet_time_scale_shift": "scale_shift"},
+])  # fmt: skip
+def test_bfloat16_errs_no_more_than_twice_pytorchs_own(options: dict[str, Any]) -> None:
+    unet, x, text = tiny_unet(**options).eval(), torch.randn(2, 4, 32, 24), torch.randn(2, 77, 16)
+    with torch.inference_mode():
+        truth = unet(x, 500, text)[0]
+        unet, x, text = unet.bfloat16(), x.bfloat16(), text.bfloat16()
+        own = unet(x, 500, text)[0]
+        assert pack(unet) > 20
+        use_long_attention(unet)
+        packed = unet(x, 500, text)[0]
+    errors = [float((made.float() - truth).square().mean().sqrt()) for made in (packed, own)]
+    assert packed.dtype == torch.bfloat16
+    assert errors[0] <= 2 * errors[1]
+
+
+def test_another_size_is_laid_out_anew() -> None:
+    layer = nn.Conv2d(96, 96, 3, stride=2, padding=1)
+    packed = PackedConv2d(layer)
+    with torch.inference_mode():
+        for size in ((2, 96, 32, 32), (1, 96, 4, 4), (2, 96, 32, 32)):
+            x = torch.randn(size)
+            torch.testing.assert_close(packed(x), layer(x), rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(packed.plus(layer(x), x), 2 * layer(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("pixels", [(8, 8), (40, 40)])
+def test_group_norm_of_bfloat16(pixels: tuple[int, int]) -> None:
+    layer, x = nn.GroupNorm(4, 12).bfloat16(), torch.randn(2, 12, *pixels).bfloat16()
+    nn.init.normal_(layer.weight)
+    with torch.inference_mode():
+        made = SmallGroupNorm(layer)(x.contiguous(memory_format=torch.channels_last))
+        torch.testing.assert_close(made, layer(x), rtol=1e-2, atol=1e-2)
+
+
 def test_other_precisions_and_layers_are_left_alone() -> None:
     network = nn.Sequential(nn.Linear(4, 4).double(), nn.Conv2d(4, 4, 3, padding_mode="reflect", padding=1))
     network.append(nn.Conv2d(4, 4, 3, padding="same"))
+    network.append(nn.GroupNorm(2, 4))
     assert pack(network) == 0
 
 

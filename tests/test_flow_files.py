@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from textures import texture, view
 
-from flowguide.errors import FlowguideError, ModelError, UnknownName, UsageError
+from flowguide.errors import BackendMissing, FlowguideError, ModelError, UnknownName, UsageError
 from flowguide.flow import estimator
 from flowguide.flow.formats import read_flow, write_flow
 from flowguide.flow.picture import colour_wheel, overlay
@@ -25,11 +26,13 @@ def frames() -> tuple[Frame, Frame]:
     return view(canvas, 20, 20, SIZE, 7), view(canvas, 22, 23, SIZE, 8)
 
 
-@pytest.mark.parametrize(("ending", "tolerance"), [(".flo", 0), (".npy", 0), (".png", 0.008)])
+@pytest.mark.parametrize(("ending", "tolerance"), [(".flo", 0), (".npy", 0), (".png", 0.008), (".exr", 0)])
 def test_what_is_written_is_read_again(tmp_path, ending, tolerance):
     uv = torch.randn(2, *SIZE) * 9
     uv[:, 3, 5] = torch.nan
     path = tmp_path / f"flow{ending}"
+    if ending == ".exr":
+        pytest.importorskip("OpenEXR")
     write_flow(path, uv)
     found = read_flow(path)
     assert found[:, 3, 5].isnan().all()
@@ -69,6 +72,7 @@ BROKEN = {
     "cut.flo": (struct.pack("<fii", 202021.25, 4, 4) + bytes(32), "says 4x4 pixels, 140 bytes, and has 44 bytes"),
     "text.png": (b"no picture", "three 16-bit channels"),
     "text.npy": (b"no array", "no NumPy array"),
+    "text.exr": (b"no layers", "no OpenEXR file"),
 }
 
 
@@ -76,6 +80,8 @@ BROKEN = {
 def test_broken_files_are_answered_with_a_sentence(tmp_path, name):
     content, sentence = BROKEN[name]
     (tmp_path / name).write_bytes(content)
+    if name.endswith(".exr"):
+        pytest.importorskip("OpenEXR")
     with pytest.raises(UsageError, match=sentence):
         read_flow(tmp_path / name)
 
@@ -84,9 +90,9 @@ def test_wrong_arrays_and_endings_are_refused(tmp_path):
     np.save(tmp_path / "flow.npy", np.zeros((3, 4, 5)))
     with pytest.raises(UsageError, match=r"got float64 \(3, 4, 5\)"):
         read_flow(tmp_path / "flow.npy")
-    (tmp_path / "flow.exr").write_bytes(b"")
-    with pytest.raises(UnknownName, match=r"flow file ending '.exr'"):
-        read_flow(tmp_path / "flow.exr")
+    (tmp_path / "flow.tif").write_bytes(b"")
+    with pytest.raises(UnknownName, match=r"flow file ending '.tif'"):
+        read_flow(tmp_path / "flow.tif")
     with pytest.raises(UsageError, match="There is no flow file"):
         read_flow(tmp_path / "absent.flo")
 
@@ -104,6 +110,69 @@ def test_files_serve_as_an_estimator(tmp_path, frames):
         made(Frame(at.rgb, 9), at)
     with pytest.raises(UsageError, match="is 40x64 and frame 7 is 30x64"):
         made(Frame(at.rgb[:, :30], 7), Frame(to.rgb[:, :30], 8))
+
+
+def write_exr(path: Path, window: tuple[int, int, int, int] | None = None, **channels: np.ndarray) -> None:
+    library = pytest.importorskip("OpenEXR")
+    header = {"compression": library.ZIP_COMPRESSION, "type": library.scanlineimage}
+    if window:
+        left, top, right, bottom = window
+        header["dataWindow"] = (np.array([left, top], np.int32), np.array([right, bottom], np.int32))
+        header["displayWindow"] = (np.array([0, 0], np.int32), np.array([SIZE[1] - 1, SIZE[0] - 1], np.int32))
+    library.File(header, {name.replace("_", "."): value for name, value in channels.items()}).write(str(path))
+
+
+def test_channels_of_motion_vectors_are_named_and_turned(tmp_path):
+    right, up = np.full(SIZE, 3, np.float16), np.full(SIZE, 2, np.float32)
+    write_exr(tmp_path / "0-1.exr", forward_u=right, forward_v=up)
+    write_exr(tmp_path / "1-0.exr", forward_u=-right, forward_v=-up)
+    at, to = (Frame(torch.zeros(3, *SIZE, dtype=torch.uint8), i) for i in range(2))
+    made = estimator(f"files:{tmp_path}/{{at}}-{{to}}.exr#forward.u,-forward.v")
+    forward, backward = made.both(at, to)
+    assert forward.uv[:, 5, 5].tolist() == [3, -2]
+    assert backward.uv[:, 5, 5].tolist() == [-3, 2]
+    with pytest.raises(UsageError, match=r"has no channel 'u'; it has forward.u, forward.v"):
+        estimator(f"files:{tmp_path}/{{at}}-{{to}}.exr")(at, to)
+
+
+def test_motion_vectors_of_a_renderer_stand_in_one_file_per_frame(tmp_path):
+    for number in range(3):
+        vectors = {"Vector_X": -5, "Vector_Y": 1, "Vector_Z": -4, "Vector_W": 2}
+        named = {name: np.full(SIZE, value + number, np.float32) for name, value in vectors.items()}
+        write_exr(tmp_path / f"{number}.exr", **named)
+    frames = [Frame(torch.zeros(3, *SIZE, dtype=torch.uint8), i) for i in range(3)]
+    made = estimator(f"files:{tmp_path}/{{at}}.exr#Vector.X,-Vector.Y;-Vector.Z,Vector.W", confidence=None)
+    assert made(frames[1], frames[0]).uv[:, 0, 0].tolist() == [-4, -2]
+    assert made(frames[1], frames[2]).uv[:, 0, 0].tolist() == [3, 3]
+    with pytest.raises(UsageError, match="neighbours only, not from frame 2 to 0"):
+        made(frames[2], frames[0])
+
+
+def test_what_lies_outside_the_data_window_is_not_known(tmp_path):
+    write_exr(tmp_path / "flow.exr", (4, 2, 9, 7), u=np.ones((6, 6), np.float32), v=np.ones((6, 6), np.float32))
+    known = read_flow(tmp_path / "flow.exr").isfinite().all(0)
+    assert known[2:8, 4:10].all()
+    assert int(known.sum()) == 36
+
+
+@pytest.mark.parametrize(
+    "pattern", ["{at}-{to}.exr#u", "{at}-{to}.exr#a,b;c,d", "{at}.exr#a,b", "{at}.exr#a,b;c,d;e,f"]
+)
+def test_channels_are_named_in_pairs(pattern):
+    with pytest.raises(UsageError, match="pattern"):
+        estimator(f"files:{pattern}")
+
+
+def test_only_exr_files_have_named_channels(tmp_path, frames):
+    write_flow(tmp_path / "7-8.flo", torch.zeros(2, *SIZE))
+    with pytest.raises(UsageError, match=r"Only \.exr files have channels"):
+        estimator(f"files:{tmp_path}/{{at}}-{{to}}.flo#u,v", confidence=None)(*frames)
+
+
+def test_without_openexr_the_file_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "OpenEXR", None)
+    with pytest.raises(BackendMissing, match=r"flowguide\[exr\]"):
+        write_flow(tmp_path / "flow.exr", torch.zeros(2, 4, 5))
 
 
 def test_pixels_unknown_to_a_file_are_not_believed(tmp_path, frames):

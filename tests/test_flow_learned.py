@@ -17,7 +17,8 @@ from flowguide.flow import learned as room
 from flowguide.flow.accuracy import Accuracy
 from flowguide.flow.confidence import CONFIDENCE
 from flowguide.flow.learned import CHANNELS, WEIGHTS, ConfidenceNetwork, evidence, judged, learned
-from flowguide.training.confidence import CROP, Samples, Settings, drawn_difficulty, save, train, weathered
+from flowguide.training.confidence import CROP, Samples, Settings, save, train
+from flowguide.training.drawn_scenes import drawn_difficulty, weathered
 from flowguide.training.flow_scenes import DIFFICULTIES, make_pair, procedural
 from flowguide.types import Flow, Frame
 

@@ -56,6 +56,30 @@ def test_prepared_frames_are_looked_up_by_their_size(frames):
         assert ahead(frames[1], frames[0]).size == SIZE
 
 
+@pytest.mark.parametrize("batch", [2, 3, 9])
+def test_several_pairs_may_be_found_together(frames, batch):
+    made = estimator("dis:fast")
+    with Lookahead(frames, made, depth=3, batch=batch) as ahead:
+        before = None
+        for frame in ahead:
+            if before is not None:
+                assert torch.equal(ahead.both(frame, before)[1].uv, made.both(frame, before)[1].uv)
+            before = frame
+
+
+def test_frames_before_a_broken_one_have_their_flow(frames):
+    def source():
+        yield from frames[:3]
+        raise VideoError("The rest is lost.")
+
+    with Lookahead(source(), estimator("dis:fast"), depth=4, batch=4) as ahead:
+        shown = iter(ahead)
+        first, second, _ = (next(shown) for _ in range(3))
+        assert ahead.both(second, first)[0].at == second.index
+        with pytest.raises(VideoError, match="The rest is lost"):
+            next(shown)
+
+
 class Slow:
     """Remembers on which thread it worked, and how far ahead."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -11,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from kill_server import POINTS, KillServer
 
 import flowguide
 from flowguide.errors import FlowguideError, Interrupted, UsageError
@@ -30,7 +34,7 @@ from flowguide.video import ClipReader, ClipWriter
 COMMAND = [sys.executable, "-c", "from flowguide.cli import main; main()"]
 RESUME = Request(resume=True)
 FRAMES, SEGMENT = 14, 4
-KILLS = int(os.environ.get("FLOWGUIDE_TEST_KILLS", "8"))
+KILLS = int(os.environ.get("FLOWGUIDE_TEST_KILLS", "4"))
 
 
 @pytest.fixture(scope="module")
@@ -213,70 +217,113 @@ def test_two_processes_do_not_write_one_run(clip: Path, options: dict[str, Any],
     assert list(tmp_path.iterdir()) == []
 
 
-def command(clip: Path, output: Path, options: dict[str, Any]) -> list[str]:
-    flags = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))]
-    return [*COMMAND, "render", str(clip), str(output), "--segment-frames", str(SEGMENT), "--threads", "1", *flags]
+@pytest.fixture(scope="module")
+def server() -> Iterator[KillServer]:
+    if not hasattr(os, "fork"):
+        pytest.skip("this system has no fork")
+    server = KillServer()
+    yield server
+    server.close()
 
 
-def forked(clip: Path, output: Path, options: dict[str, Any]) -> int:
-    """A process that resumes the run and ends."""
-    process = os.fork()
-    if not process:
-        try:
-            flowguide.render(clip, output, segment_frames=SEGMENT, request=RESUME, **options)
-            os._exit(0)
-        finally:
-            os._exit(1)
-    return process
+@pytest.fixture(scope="module")
+def tiny(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a run that is short, and yet has several segments."""
+    return {**options, "steps": 2, "max_frames": 5, "segment_frames": 2}
 
 
-@pytest.mark.timeout(60 * KILLS)
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_runs_killed_at_random_moments_all_resume_to_the_same_frames(
-    clip: Path, options: dict[str, Any], undisturbed: Path, tmp_path: Path
+@pytest.fixture(scope="module")
+def tiny_frames(clip: Path, tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    output = tmp_path_factory.mktemp("tiny") / "out.mp4"
+    flowguide.render(clip, output, **tiny)
+    return frames_of(output)
+
+
+def test_runs_killed_at_every_kind_of_point_resume_to_the_same_frames(
+    clip: Path, tiny: dict[str, Any], tiny_frames: list[Any], server: KillServer, tmp_path: Path
 ) -> None:
-    """Killed while loading, painting, writing the journal and joining; each killed run is gone on with by the next."""
-    output, moments, killed = tmp_path / "out.mp4", random.Random(5), 0
-    options, expected = {**options, "max_frames": 9}, frames_of(undisturbed)[:8]
+    """Start-up, journal writes, joining, publishing, clearing up: each killed run is gone on with by the next."""
+    output = tmp_path / "out.mp4"
+    for point in POINTS:
+        assert server.run(clip, output, tiny, at=point) == -signal.SIGKILL, point
+    assert server.run(clip, output, tiny) == 0
+    assert frames_of(output) == tiny_frames
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.mp4", "out.mp4.json", "out.mp4.run"]
+
+
+def test_runs_killed_at_random_moments_resume_to_the_same_frames(
+    clip: Path, tiny: dict[str, Any], tiny_frames: list[Any], server: KillServer, tmp_path: Path
+) -> None:
+    moments, killed, round_number = random.Random(5), 0, 0
     began = time.monotonic()
-    assert os.waitpid(forked(clip, output, options), 0)[1] == 0
+    assert server.run(clip, tmp_path / "out.mp4", tiny) == 0
     whole = time.monotonic() - began
     while killed < KILLS:
-        if output.exists():
-            assert frames_of(output)[:8] == expected
-            shutil.rmtree(tmp_path)
-            tmp_path.mkdir()
-        process = forked(clip, output, options)
-        time.sleep(moments.uniform(0.1, 1.0) * whole)
-        os.kill(process, signal.SIGKILL)
-        killed += os.waitpid(process, 0)[1] == signal.SIGKILL
-    assert os.waitpid(forked(clip, output, options), 0)[1] == 0
-    assert frames_of(output)[:8] == expected
-    assert len(frames_of(output)) == 9
+        folder = tmp_path / str(round_number)
+        folder.mkdir(exist_ok=True)
+        process = server.start(clip, folder / "out.mp4", tiny)
+        time.sleep(moments.uniform(0.0, 1.0) * whole)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+        if server.wait() == -signal.SIGKILL:
+            killed += 1
+        else:
+            assert frames_of(folder / "out.mp4") == tiny_frames
+            round_number += 1
+    assert server.run(clip, folder / "out.mp4", tiny) == 0
+    assert frames_of(folder / "out.mp4") == tiny_frames
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif("FLOWGUIDE_TEST_KILLS" not in os.environ, reason="FLOWGUIDE_TEST_KILLS asks for the long form")
+def test_runs_killed_before_each_call_of_the_file_system_resume_to_the_same_frames(
+    clip: Path, tiny: dict[str, Any], tiny_frames: list[Any], server: KillServer, tmp_path: Path
+) -> None:
+    """A run begun afresh for each call that it makes, killed right before that call, then resumed."""
+    for number in itertools.count(1):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        code = server.run(clip, folder / "out.mp4", tiny, at=f"event {number}")
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+        assert server.run(clip, folder / "out.mp4", tiny) == 0, number
+        assert frames_of(folder / "out.mp4") == tiny_frames, number
+        shutil.rmtree(folder)
+    assert number > 50
+
+
+def command(clip: Path, output: Path, options: dict[str, Any]) -> list[str]:
+    flags = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    return [*COMMAND, "render", str(clip), str(output), "--threads", "1", *flags]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(60 * KILLS)
 @pytest.mark.skipif("FLOWGUIDE_TEST_KILLS" not in os.environ, reason="FLOWGUIDE_TEST_KILLS says how many to kill")
-def test_commands_killed_at_random_moments_all_resume_to_the_same_frames(
-    clip: Path, options: dict[str, Any], tmp_path: Path
+def test_commands_killed_at_random_moments_resume_to_the_same_frames(
+    clip: Path, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     """The same for the whole command, its start included."""
-    moments = random.Random(5)
+    moments, killed, round_number = random.Random(5), 0, 0
     began = time.monotonic()
-    subprocess.run(command(clip, tmp_path / "whole.mp4", options), check=True, capture_output=True)
+    subprocess.run(command(clip, tmp_path / "whole.mp4", tiny), check=True, capture_output=True)
     whole, expected = time.monotonic() - began, frames_of(tmp_path / "whole.mp4")
-    output, killed = tmp_path / "out.mp4", 0
     while killed < KILLS:
+        folder = tmp_path / str(round_number)
+        folder.mkdir(exist_ok=True)
         process = subprocess.Popen(
-            [*command(clip, output, options), "--resume"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*command(clip, folder / "out.mp4", tiny), "--resume"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        time.sleep(moments.uniform(0.3, 1.0) * whole)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(moments.uniform(0.1, 1.0) * whole)
         process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
-        if output.exists():
-            assert frames_of(output) == expected
-            for path in tmp_path.glob("out.*"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-    subprocess.run([*command(clip, output, options), "--resume"], check=True, capture_output=True)
-    assert frames_of(output) == expected
+        if process.wait() == -signal.SIGKILL:
+            killed += 1
+        else:
+            assert process.returncode == 0
+            assert frames_of(folder / "out.mp4") == expected
+            round_number += 1
+    subprocess.run([*command(clip, folder / "out.mp4", tiny), "--resume"], check=True, capture_output=True)
+    assert frames_of(folder / "out.mp4") == expected

@@ -17,12 +17,15 @@ PACKAGE = ROOT / "flowguide"
 
 FLOORS = [
     {"types", "errors", "timing", "config", "machine"},
-    {"reference", "reference_colour"},
+    {"reference", "reference_colour", "reference_sampling"},
     {"checks", "dispatch", "native", "ops"},
-    {"pictures", "video", "flow", "diffusion", "guidance", "measures", "metrics", "synthetic"},
-    {"renderer", "steady", "training"},
+    {"pictures", "video", "flow", "diffusion", "guidance", "measures", "metrics", "alignment", "synthetic"},
+    {"renderer", "anchored", "steady", "training"},
     {"pipeline", "runs", "diffusers_pipeline"},
-    {"terminal", "doctor", "models_command", "run_commands", "cli", "server"},
+    {
+        "terminal", "doctor", "models_command", "run_commands", "flow_commands", "engines_command", "steady_command",
+        "cli", "server",
+    },
 ]
 """Rooms from the ground up; a room imports its own floor and those below."""
 

@@ -31,7 +31,7 @@ WRONG: dict[str, tuple[str, tuple[Any, ...], dict[str, Any], str]] = {
     "no tensor": ("warp", ("picture", FLOW), {}, "image should be a float tensor .* got str 'picture'"),
     "device": ("warp", (IMAGE, FLOW.to("meta")), {}, "flow should be .* on cpu, got .* on meta"),
     "empty": ("fill", (IMAGE[:, :, :0], WEIGHT[:, :0]), {}, r"prior should be .* got float32 \[2, 3, 0, 16\]"),
-    "mode": ("warp", (IMAGE, FLOW), {"mode": "cubic"}, "mode should be one of 'bilinear', 'bicubic', got 'cubic'"),
+    "mode": ("warp", (IMAGE, FLOW), {"mode": "cubic"}, "mode should be one of 'bilinear', 'bicubic', .*got 'cubic'"),
     "border": ("warp", (IMAGE, FLOW), {"border": "mirror"}, "border should be one of .* got 'mirror'"),
     "no way back": ("predict", (IMAGE, FLOW, None), {}, "flow_back should be a float tensor .* got NoneType"),
     "one source": ("predict", (IMAGE, FLOW, FLOW, IMAGE), {}, "source_at and source_to should be given together"),
@@ -47,13 +47,19 @@ WRONG: dict[str, tuple[str, tuple[Any, ...], dict[str, Any], str]] = {
     "chroma": ("to_model", (torch.zeros(1, 4, 4, dtype=torch.uint8), torch.zeros(1, 1, 2, 2)), {}, "chroma should be"),
     "crop": ("from_model", (IMAGE,), {"size": (9, 16)}, r"size should be within \[2, 3, 8, 16\]"),
     "out": ("warp", (IMAGE, FLOW), {"out": IMAGE[:1]}, r"warp: out\[0\] should be a contiguous .* \[2, 3, 8, 16\]"),
+    "stride": (
+        *("warp", (IMAGE, FLOW), {"out": torch.zeros(2, 3, 16, 8).transpose(2, 3)}),
+        r"out\[0\] should be a contiguous .* got torch.float32 \[2, 3, 8, 16\] with strides \[384, 128, 1, 8\] on cpu",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
 def test_a_wrong_argument_is_named(case: str) -> None:
     operation, positional, named, sentence = WRONG[case]
-    for implementation in ("reference", "auto"):
+    for implementation in ("reference", "cpu", "auto"):
+        if dispatch.missing(operation, implementation if implementation != "auto" else "reference") is not None:
+            continue
         with pytest.raises(UsageError, match=sentence) as caught:
             getattr(ops, operation)(*positional, **named, implementation=implementation)
         assert "\n" not in str(caught.value)

@@ -111,7 +111,7 @@ def leaves_nothing(folder: Path, *expected: str) -> bool:
         ({"source": "empty.mp4"}, VideoError, "empty.mp4"),
         ({"output": "absent/out.mp4"}, VideoError, "folder .* does not exist"),
         ({"output": "out.xyz"}, UnknownName, "xyz"),
-        ({"output": "."}, UsageError, "is a folder"),
+        ({"codec": "prores"}, UsageError, "do not take the codec"),
         ({"sampler": "ddmi"}, UnknownName, "Did you mean 'ddim'"),
         ({"model": "paintre"}, UnknownName, "Did you mean 'painter'"),
         ({"model": "./absent"}, ModelError, "does not exist"),

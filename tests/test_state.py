@@ -13,7 +13,7 @@ from flowguide.config import render_config
 from flowguide.diffusion.checkpoint import Checkpoint, load_checkpoint
 from flowguide.errors import FlowguideError
 from flowguide.renderer import Renderer
-from flowguide.runs.state_file import load_state, save_state
+from flowguide.runs.state_file import load_state, pack, save_state
 from flowguide.types import Frame
 
 
@@ -55,7 +55,7 @@ def test_a_restored_renderer_goes_on_bit_by_bit(
         before = Renderer(config, checkpoint=checkpoint)
         for frame in frames[:stop]:
             before.render(frame)
-        save_state(tmp_path / "state", before.state())
+        save_state(tmp_path / "state", pack(before.state()))
         after = Renderer(config, checkpoint=checkpoint)
         after.restore(load_state(tmp_path / "state"))
         for frame, picture in zip(frames[stop:], expected[stop:], strict=True):
@@ -72,7 +72,7 @@ def test_a_state_keeps_values_and_the_order_in_memory(tmp_path: Path) -> None:
         "view": pixels[0].permute(1, 2, 0),
         "deep": {"numbers": [1, 2.5, None, "a"], "mask": pixels > 0.5, "empty": {}},
     }
-    save_state(tmp_path / "state", state)
+    save_state(tmp_path / "state", pack(state))
     loaded = load_state(tmp_path / "state")
     for name in ("plain", "last", "view"):
         assert torch.equal(loaded[name], state[name]), name
@@ -84,7 +84,7 @@ def test_a_state_keeps_values_and_the_order_in_memory(tmp_path: Path) -> None:
 
 def test_a_damaged_state_is_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "state"
-    save_state(path, {"a": torch.arange(100)})
+    save_state(path, pack({"a": torch.arange(100)}))
     whole = path.read_bytes()
     for damaged in (b"", whole[:50], whole[:-4], b"\xff" * len(whole), whole.replace(b"state", b"stale")):
         path.write_bytes(damaged)

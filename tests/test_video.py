@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import weakref
@@ -290,3 +291,19 @@ def test_sizes_as_users_write_them(requested: str | None, expected: tuple[int, i
 def test_sizes_that_are_none(requested: str) -> None:
     with pytest.raises(UsageError):
         fit_size((540, 960), requested)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="only Linux lists a process's threads so")
+def test_a_closed_reader_leaves_no_thread(tmp_path: Path) -> None:
+    """Also before Python collects its garbage: a batch of many clips would pile up decoders."""
+    path = write(tmp_path / "in.mp4", range(4), Fraction(1, 25))
+    counts = []
+    gc.disable()
+    try:
+        for _ in range(4):
+            with ClipReader(path) as reader:
+                assert len(list(reader)) == 4
+            counts.append(len(list(Path("/proc/self/task").iterdir())))
+    finally:
+        gc.enable()
+    assert counts[-1] == counts[0]

@@ -15,6 +15,7 @@ from PIL import Image
 from flowguide.errors import UsageError
 from flowguide.types import Frame
 from flowguide.video import CODECS, CONTAINERS, ClipReader, ClipWriter, probe
+from flowguide.video.formats import PICTURES
 
 RATE = Fraction(25)
 PAIRS = [(suffix, codec) for suffix, kind in CONTAINERS.items() for codec in kind.codecs]
@@ -23,7 +24,7 @@ SMOOTH = (64, 96)
 
 
 def named(folder: Path, suffix: str, stem: str = "clip") -> Path:
-    return folder / (f"{stem}_%03d.png" if suffix == ".png" else f"{stem}{suffix}")
+    return folder / (f"{stem}_%03d{suffix}" if CONTAINERS[suffix].format == PICTURES else f"{stem}{suffix}")
 
 
 def read(path: Path) -> list[Frame]:
@@ -107,7 +108,7 @@ def test_numbered_pictures_are_not_written_over_themselves(tmp_path: Path) -> No
         ClipWriter(path, size=SIZE, time_base=1 / RATE, frame_rate=RATE, audio_from=reader)
 
 
-@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png", ".exr"])
 def test_files_without_sound_say_so(tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture) -> None:
     clip = make_clicking(tmp_path / "clicks.mp4", 0.4, [0.1])
     assert len(read(write(named(tmp_path, suffix), range(3), 1 / RATE, audio_from=clip))) == 3

@@ -35,8 +35,10 @@ class KeyBank:
 class AttentionSharing:
     """Switches the self-attention of one UNet."""
 
-    def __init__(self, unet: Any):
+    def __init__(self, unet: Any, *, plain: bool = True):
+        """plain: whether the UNet is called as it is; another runtime's attention cannot be shared."""
         self._unet = unet
+        self._plain = plain
         self._timestep = 0.0
         self._on = False
 
@@ -60,6 +62,8 @@ class AttentionSharing:
 
     @contextmanager
     def _processors(self, frames: int, bank: KeyBank | None, *, storing: bool) -> Iterator[None]:
+        if not self._plain:
+            raise UsageError("Attention is shared under --runtime torch alone.")
         if self._on:
             raise UsageError("Attention is already shared; leave one kind of sharing before another begins.")
         layers = {

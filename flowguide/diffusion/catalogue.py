@@ -114,9 +114,11 @@ def pull(repository: str, revision: str | None = None) -> Path:
 
     folder = pulled_folder() / repository.replace("/", "--")
     try:
-        there = huggingface_hub.HfApi().list_repo_files(repository, revision=revision)
+        # One question without retries: without a network it fails at once.
+        there = huggingface_hub.HfApi().model_info(repository, revision=revision)
+        files = [entry.rfilename for entry in there.siblings or ()]
         huggingface_hub.snapshot_download(
-            repository, revision=revision, local_dir=folder, allow_patterns=wanted(there), max_workers=4
+            repository, revision=there.sha, local_dir=folder, allow_patterns=wanted(files), max_workers=4
         )
     except Exception as error:
         raise ModelError(f"{repository} could not be fetched: {first_line(error)}") from error

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..config import RenderConfig, render_config
-from ..errors import ModelError
+from ..errors import ModelError, UsageError
 from .attachments import add_embeddings, fuse_loras, image_prompt, load_controls
 from .denoiser import Denoiser
 from .hints import Hint
@@ -24,6 +24,7 @@ from .model_folders import BUNDLED, find_model
 from .packed import pack
 from .prompts import PromptEncoder
 from .published import LAYOUTS
+from .runtimes import Runtimes
 from .single_file import single_file_autoencoder, single_file_parts
 from .taesd import load_taesd
 
@@ -76,8 +77,17 @@ class Checkpoint:
         width: int | None = self.unet.config.time_cond_proj_dim
         return width
 
+    def use(self, runtimes: Runtimes | None) -> None:
+        """Run the networks by `runtimes` from now on."""
+        self.denoiser.runtimes = self.autoencoder.runtimes = runtimes
+
     def pack(self) -> None:
-        """Lay the weights out for this CPU (`packed`); from then on the networks can be called and nothing else."""
+        """Lay the weights out for this CPU (`packed`); from then on the networks can be called and nothing else.
+
+        Under another runtime than plain PyTorch they stay as they are.
+        """
+        if self.denoiser.runtimes is not None:
+            return
         for network in (self.unet, self.autoencoder.network, *(control.network for control in self.denoiser.controls)):
             pack(network)
         if self.device.type == "cpu":
@@ -85,7 +95,7 @@ class Checkpoint:
 
     def offload(self) -> bool:
         """Keep the text encoders and the UNet's waiting layers in main memory; False where that gains nothing."""
-        if self.device.type == "cpu" or self._offloaded:
+        if self.device.type == "cpu" or self._offloaded or self.denoiser.runtimes is not None:
             return False
         self.prompts.to(torch.device("cpu"))
         self.unet.enable_group_offload(
@@ -124,6 +134,9 @@ def load_checkpoint(
     Raises UnknownName for an unknown name, ModelError where a part is missing, unreadable or of another family.
     """
     config = config or render_config()
+    runtimes = None if config.runtime == "torch" else Runtimes(config.runtime, device, dtype)
+    if runtimes is not None and config.vae_tiles:
+        raise UsageError("--vae-tiles works with --runtime torch alone; leave out one of the two.")
     parts = _with_autoencoder(_parts(find_checkpoint(model, config.model_folders), dtype, config), dtype, config)
     _check_family(parts)
     add_embeddings(parts, config)
@@ -140,8 +153,8 @@ def load_checkpoint(
         network.to(memory_format=torch.channels_last)
     return Checkpoint(
         where=parts.where,
-        denoiser=Denoiser(parts.unet, tuple(control for control, _ in controls)),
-        autoencoder=Autoencoder(parts.vae, cell=_cell(parts.vae)),
+        denoiser=Denoiser(parts.unet, tuple(control for control, _ in controls), runtimes),
+        autoencoder=Autoencoder(parts.vae, _cell(parts.vae), runtimes),
         prompts=PromptEncoder(parts.tokenizers, parts.text_encoders, device),
         scheduler_config=parts.scheduler_config,
         dtype=dtype,

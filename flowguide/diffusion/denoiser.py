@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .conditioning import Condition
+from .runtimes import PlainControlNet, PlainUNet, Runtimes
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,11 @@ class Control:
 class Denoiser:
     """The UNet with what is plugged into it. Calls are (latents, timestep, condition) -> output [N, C, h, w]."""
 
-    def __init__(self, unet: Any, controls: tuple[Control, ...] = ()):
+    def __init__(self, unet: Any, controls: tuple[Control, ...] = (), runtimes: Runtimes | None = None):
+        """runtimes: what runs the networks; default: they are called as they are."""
         self.unet = unet
         self.controls = controls
+        self.runtimes = runtimes
 
     @torch.inference_mode()
     def __call__(self, latents: Tensor, timestep: float, condition: Condition) -> Tensor:
@@ -37,6 +40,11 @@ class Denoiser:
         down, middle = self._control(latents, timestep, condition, seen)
         if condition.inpaint is not None:
             latents = torch.cat([latents, condition.inpaint], dim=1)
+        if self.runtimes is not None:
+            residuals = {f"down{place}": part for place, part in enumerate(down or ())}
+            beside = residuals if middle is None else {**residuals, "middle": middle}
+            given = {**_named(latents, timestep, condition, seen), **beside}
+            return self.runtimes("unet", PlainUNet(self.unet, tuple(given)), given, ("output",))[0]
         output: Tensor = self.unet(
             latents,
             timestep,
@@ -56,19 +64,37 @@ class Denoiser:
         down: tuple[Tensor, ...] | None = None
         middle: Tensor | None = None
         told = {key: value for key, value in seen.items() if key != "image_embeds"}
-        for control, hint in zip(self.controls, condition.hints, strict=True):
-            more_down, more_middle = control.network(
-                latents,
-                timestep,
-                encoder_hidden_states=condition.text,
-                controlnet_cond=hint.to(latents.dtype),
-                conditioning_scale=control.scale,
-                added_cond_kwargs=told or None,
-                return_dict=False,
-            )
+        for place, (control, hint) in enumerate(zip(self.controls, condition.hints, strict=True)):
+            if self.runtimes is not None:
+                given = {**_named(latents, timestep, condition, told), "hint": hint.to(latents.dtype)}
+                count = len(control.network.controlnet_down_blocks)
+                names = (*(f"down{number}" for number in range(count)), "middle")
+                plain = PlainControlNet(control.network, tuple(given))
+                made = [part * control.scale for part in self.runtimes(f"controlnet{place}", plain, given, names)]
+                more_down, more_middle = made[:-1], made[-1]
+            else:
+                more_down, more_middle = control.network(
+                    latents,
+                    timestep,
+                    encoder_hidden_states=condition.text,
+                    controlnet_cond=hint.to(latents.dtype),
+                    conditioning_scale=control.scale,
+                    added_cond_kwargs=told or None,
+                    return_dict=False,
+                )
             if down is None or middle is None:
                 down, middle = tuple(more_down), more_middle
             else:
                 down = tuple(a + b for a, b in zip(down, more_down, strict=True))
                 middle = middle + more_middle
         return down, middle
+
+
+def _named(latents: Tensor, timestep: float, condition: Condition, seen: dict[str, Any]) -> dict[str, Tensor]:
+    """What a network is told, by the names that an engine knows."""
+    named = {"sample": latents, "timestep": torch.full((1,), timestep, device=latents.device), "text": condition.text}
+    if condition.scale is not None:
+        named["scale"] = condition.scale
+    if "text_embeds" in seen:
+        named |= {"pooled": seen["text_embeds"], "size": seen["time_ids"]}
+    return {**named, **{f"image{place}": image for place, image in enumerate(seen.get("image_embeds", ()))}}

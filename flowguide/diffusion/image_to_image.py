@@ -52,7 +52,7 @@ class ImageToImage:
         self._ladder = MemoryLadder(self._rungs())
         self.carried_noise = CarriedNoise(config.seed, checkpoint.autoencoder.cell)
         """State of the noise `carried`; a resumed run restores it."""
-        self.attention = AttentionSharing(checkpoint.unet)
+        self.attention = AttentionSharing(checkpoint.unet, plain=checkpoint.denoiser.runtimes is None)
         """Sharing of self-attention between frames; off unless entered."""
         checkpoint.pack()
         if config.vae_tiles:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .runtimes import PlainDecoder, PlainEncoder, Runtimes
+
 log = logging.getLogger("flowguide.diffusion")
 
 
@@ -19,8 +21,10 @@ class Autoencoder:
     (NaN, which would be stored as black), the autoencoder goes on in float32 and says so once.
     """
 
-    def __init__(self, vae: Any, cell: int):
+    def __init__(self, vae: Any, cell: int, runtimes: Runtimes | None = None):
+        """runtimes: what runs the network; default: it is called as it is."""
         self._vae = vae
+        self.runtimes = runtimes
         self.cell = cell
         """Side of one latent cell in pixels."""
         self.channels: int = vae.config.latent_channels
@@ -42,6 +46,8 @@ class Autoencoder:
 
     def use_tiles(self) -> bool:
         """Work on one picture and one tile of it at a time from now on; False if it did already or cannot."""
+        if self.runtimes is not None:
+            return False
         if getattr(self._vae, "use_tiling", False) or not hasattr(self._vae, "enable_tiling"):
             return False
         self._vae.enable_slicing()
@@ -59,13 +65,19 @@ class Autoencoder:
     @torch.inference_mode()
     def _encode(self, pictures: Tensor) -> Tensor:
         pictures = pictures.to(self._vae.device, self._vae.dtype).contiguous(memory_format=torch.channels_last)
-        coded = self._vae.encode(pictures)
-        latents = coded.latent_dist.mode() if hasattr(coded, "latent_dist") else coded.latents
+        if self.runtimes is None:
+            latents = PlainEncoder(self._vae)(pictures)
+        else:
+            given = {"pictures": pictures}
+            latents = self.runtimes("vae-encoder", PlainEncoder(self._vae), given, ("latents",))[0]
         scaled: Tensor = (latents - self._shift) * self._scale if self._shift else latents * self._scale
         return scaled
 
     @torch.inference_mode()
     def _decode(self, latents: Tensor) -> Tensor:
         latents = latents.to(self._vae.device, self._vae.dtype)
-        pictures: Tensor = self._vae.decode(latents / self._scale + self._shift, return_dict=False)[0]
-        return pictures
+        given = {"latents": latents / self._scale + self._shift}
+        if self.runtimes is None:
+            pictures: Tensor = PlainDecoder(self._vae)(given["latents"])
+            return pictures
+        return self.runtimes("vae-decoder", PlainDecoder(self._vae), given, ("pictures",))[0]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import ModelError, UnknownName, UsageError
+from ..machine import cache_folder
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 BUNDLED = {"painter": ASSETS / "painter"}
@@ -27,9 +27,7 @@ SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 def pulled_folder() -> Path:
     """Where `flowguide models pull` puts checkpoints: FLOWGUIDE_HOME, or the user's cache folder."""
-    home = os.environ.get("FLOWGUIDE_HOME")
-    base = Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flowguide"
-    return base / "models"
+    return cache_folder() / "models"
 
 
 def find_model(kind: str, name: str, folders: Sequence[str] = ()) -> Path:

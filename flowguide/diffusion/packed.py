@@ -1,18 +1,28 @@
-"""Layers laid out once for oneDNN, for networks that only run on a CPU in float32.
+"""A network's layers laid out once for oneDNN, for networks that only run on a CPU in float32 or bfloat16.
 
 PyTorch hands float32 matrix products to MKL, which is slow on CPUs of other makers, and small convolutions to a loop
 of its own; a layer that holds its weight in oneDNN's layout goes straight to oneDNN. A 3×3 convolution behind a
 doubling of the picture becomes four 2×2 ones in front of it, which is the same sum with 16 products instead of 36.
-Results differ in the last bits. The layers cannot be trained, saved or exported: pack last.
+Sums and products behind a layer are written by the layer itself. Results differ in the last bits; pack last.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .packed_layers import (
+    PackedConv2d,
+    PackedGatedLinear,
+    PackedLinear,
+    PackedResnet,
+    PackedTinyBlock,
+    PackedUpsample,
+    SmallGroupNorm,
+)
 
 _ASKED_FOR_WEIGHTS = ("encoder_hid_proj", "processor")
 """Parts of a UNet whose code looks at the weights of its layers; an IP-Adapter's."""
@@ -27,31 +37,97 @@ def can_pack() -> bool:
 
 @torch.inference_mode()
 def pack(network: nn.Module) -> int:
-    """Replace every layer inside `network` that can be packed, float32 on the CPU; returns how many."""
+    """Replace every layer and block inside `network` that can be packed, on the CPU; returns how many."""
     if not can_pack():
         return 0
-    count = 0
-    for place, parent in list(network.named_modules()):
-        if any(part in place for part in _ASKED_FOR_WEIGHTS):
+    count = _pack_sequence(network) if isinstance(network, nn.Sequential) else 0
+    for name, child in list(network.named_children()):
+        if name in _ASKED_FOR_WEIGHTS:
             continue
-        if isinstance(parent, nn.Sequential):
-            count += _pack_sequence(parent)
-        for name, layer in list(parent.named_children()):
-            packed = _packed(layer)
-            if packed is not None:
-                setattr(parent, name, packed)
-                count += 1
+        packed = _packed(child)
+        if packed is None:
+            count += pack(child)
+        elif packed is not child:
+            setattr(network, name, packed)
+            count += 1
     return count
 
 
 def _packed(layer: Any) -> nn.Module | None:
-    if type(layer) is nn.Linear and _suits(layer.weight):
-        return PackedLinear(layer)
-    if _packable(layer):
-        return PackedConv2d(layer)
-    if _doubles(layer):
-        return PackedUpsample(layer.conv)
+    """What takes the place of `layer`; itself where it is packed already, None where it cannot be."""
+    if type(layer) in (PackedConv2d, PackedGatedLinear, PackedLinear, PackedResnet, PackedTinyBlock, PackedUpsample):
+        packed: nn.Module = layer
+        return packed
+    for suits, makes in _KINDS:
+        if suits(layer):
+            return makes(layer)
     return None
+
+
+def _suits(weight: Tensor) -> bool:
+    if weight.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    return weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
+
+
+def _is_linear(layer: Any) -> bool:
+    return type(layer) is nn.Linear and _suits(layer.weight)
+
+
+def _is_gated(layer: Any) -> bool:
+    return type(layer).__name__ == "GEGLU" and _is_linear(layer.proj)
+
+
+def _is_slow_norm(layer: Any) -> bool:
+    return (
+        type(layer) is nn.GroupNorm and layer.affine and layer.weight.dtype == torch.bfloat16 and _suits(layer.weight)
+    )
+
+
+def _is_convolution(layer: Any) -> bool:
+    if type(layer) is not nn.Conv2d or not _suits(layer.weight):
+        return False
+    return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+
+
+def _is_3x3(layer: Any) -> bool:
+    plain = {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
+    return _is_convolution(layer) and all(getattr(layer, name) == value for name, value in plain.items())
+
+
+def _is_doubling(layer: Any) -> bool:
+    """Whether it is diffusers' nearest doubling with a 3×3 convolution behind it and nothing else."""
+    if type(layer).__name__ != "Upsample2D" or not _is_3x3(layer.conv):
+        return False
+    return bool(layer.norm is None and layer.interpolate and not layer.use_conv_transpose)
+
+
+def _is_resnet(layer: Any) -> bool:
+    """Whether it is diffusers' residual block without anything beside what `PackedResnet` does."""
+    if type(layer).__name__ != "ResnetBlock2D" or layer.upsample is not None or layer.downsample is not None:
+        return False
+    shortcut = layer.conv_shortcut is None or _is_convolution(layer.conv_shortcut)
+    timestep = layer.time_emb_proj is None or _is_linear(layer.time_emb_proj)
+    plain = type(layer.nonlinearity) is nn.SiLU and layer.output_scale_factor == 1.0 and not layer.skip_time_act
+    return plain and shortcut and timestep and _is_convolution(layer.conv1) and _is_convolution(layer.conv2)
+
+
+def _is_tiny_block(layer: Any) -> bool:
+    if type(layer).__name__ != "AutoencoderTinyBlock" or type(layer.conv[1]) is not nn.ReLU:
+        return False
+    skip = isinstance(layer.skip, nn.Identity) or _is_convolution(layer.skip)
+    return skip and all(_is_convolution(layer.conv[place]) for place in (0, 2, 4))
+
+
+_KINDS: tuple[tuple[Callable[[Any], bool], Callable[[Any], nn.Module]], ...] = (
+    (_is_resnet, PackedResnet),
+    (_is_tiny_block, PackedTinyBlock),
+    (_is_gated, lambda layer: PackedGatedLinear(layer.proj)),
+    (_is_doubling, lambda layer: PackedUpsample(layer.conv)),
+    (_is_slow_norm, SmallGroupNorm),
+    (_is_linear, PackedLinear),
+    (_is_convolution, PackedConv2d),
+)
 
 
 def _pack_sequence(sequence: nn.Sequential) -> int:
@@ -60,101 +136,10 @@ def _pack_sequence(sequence: nn.Sequential) -> int:
     for place in range(len(sequence) - 1):
         first: Any = sequence[place]
         second: Any = sequence[place + 1]
-        if _packable(first) and type(second) is nn.ReLU:
+        if _is_convolution(first) and type(second) is nn.ReLU:
             sequence[place], sequence[place + 1] = PackedConv2d(first, after="relu"), nn.Identity()
             count += 1
         elif type(first) is nn.Upsample and first.mode == "nearest" and first.scale_factor == 2 and _is_3x3(second):
             sequence[place], sequence[place + 1] = PackedUpsample(second), nn.Identity()
             count += 1
     return count
-
-
-def _suits(weight: Tensor) -> bool:
-    return weight.device.type == "cpu" and weight.dtype == torch.float32
-
-
-def _packable(layer: Any) -> bool:
-    if type(layer) is not nn.Conv2d or not _suits(layer.weight):
-        return False
-    return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-
-
-def _is_3x3(layer: Any) -> bool:
-    plain = {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
-    return _packable(layer) and all(getattr(layer, name) == value for name, value in plain.items())
-
-
-def _doubles(layer: Any) -> bool:
-    """Whether it is diffusers' nearest doubling with a 3×3 convolution behind it and nothing else."""
-    if type(layer).__name__ != "Upsample2D" or not _is_3x3(layer.conv):
-        return False
-    return bool(layer.norm is None and layer.interpolate and not layer.use_conv_transpose)
-
-
-class PackedLinear(nn.Module):
-    """y = x·Wᵀ + b."""
-
-    def __init__(self, layer: nn.Linear):
-        super().__init__()
-        self.in_features, self.out_features, self.bias = layer.in_features, layer.out_features, layer.bias
-        self._weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), None)
-
-    def forward(self, x: Tensor, *unused: float) -> Tensor:
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self.bias, "none", [], "")
-        return y
-
-
-class PackedConv2d(nn.Module):
-    """Convolution of [N, C, H, W] with zeros outside; after: 'none' or 'relu'."""
-
-    def __init__(self, layer: nn.Conv2d, after: str = "none"):
-        super().__init__()
-        self.in_channels, self.out_channels, self.bias = layer.in_channels, layer.out_channels, layer.bias
-        self._geometry = (list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups)
-        self._weight: Tensor = torch.ops.mkldnn._reorder_convolution_weight(
-            layer.weight.detach(), *self._geometry, None
-        )
-        self._after = after
-
-    def forward(self, x: Tensor, *unused: float) -> Tensor:
-        y: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, self._weight, self.bias, *self._geometry, self._after, [], ""
-        )
-        return y
-
-
-class PackedUpsample(nn.Module):
-    """The picture doubled by repetition, then a 3×3 convolution; [N, C, H, W] -> [N, D, 2·H, 2·W].
-
-    An output pixel at an even row sees source rows i−1 and i, the kernel's last two rows meeting in one source row; at
-    an odd row it sees i and i+1. So for columns, which makes four kernels of 2×2, run as one convolution.
-    """
-
-    def __init__(self, layer: nn.Conv2d):
-        super().__init__()
-        weight = layer.weight.detach()
-        first, middle, last = weight.unbind(2)
-        by_row = torch.stack([torch.stack([first, middle + last], 2), torch.stack([first + middle, last], 2)])
-        first, middle, last = by_row.unbind(-1)
-        by_cell = torch.stack([torch.stack([first, middle + last], -1), torch.stack([first + middle, last], -1)], 1)
-        phases = nn.Conv2d(layer.in_channels, 4 * layer.out_channels, 2, padding=1, bias=layer.bias is not None)
-        phases.weight.data = by_cell.flatten(0, 2)
-        if layer.bias is not None and phases.bias is not None:
-            phases.bias.data = layer.bias.detach().repeat(4)
-        self._phases = PackedConv2d(phases)
-        self._plain = PackedConv2d(layer)
-
-    def forward(self, x: Tensor, output_size: Any = None, *unused: float) -> Tensor:
-        height, width = x.shape[2:]
-        if output_size is not None and tuple(output_size) != (2 * height, 2 * width):
-            resized = F.interpolate(x, size=tuple(output_size), mode="nearest")
-            return self._plain.forward(resized)
-        together = self._phases.forward(x)
-        phases = together.reshape(x.shape[0], 2, 2, -1, *together.shape[2:])
-        shape = (x.shape[0], phases.shape[3], 2 * height, 2 * width)
-        doubled = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
-        for row in range(2):
-            for column in range(2):
-                part = phases[:, row, column, :, row : row + height, column : column + width]
-                doubled[:, :, row::2, column::2] = part
-        return doubled

@@ -9,18 +9,23 @@ from .cache import CachedFlow
 from .dis import DIS
 from .farneback import Farneback
 from .files import FlowFiles
+from .filled import FilledDIS
+from .flowguide_flow import NetworkFlow
 from .onnx import OnnxFlow
 from .protocol import FlowEstimator, PairEstimator
-from .still import StillDIS
+from .raft import RaftLarge, RaftSmall
 from .truth import TrueFlow
 from .user import UserFlow
 
 ESTIMATORS: dict[str, type[PairEstimator]] = {
     "dis": DIS,
-    "dis-still": StillDIS,
+    "dis-filled": FilledDIS,
     "farneback": Farneback,
     "files": FlowFiles,
     "onnx": OnnxFlow,
+    "flowguide-flow": NetworkFlow,
+    "raft-small": RaftSmall,
+    "raft-large": RaftLarge,
 }
 """Name -> class. What follows a colon in the name is the first argument: "dis:fast", "files:PATTERN", "onnx:PATH"."""
 
@@ -48,11 +53,14 @@ __all__ = [
     "ESTIMATORS",
     "CachedFlow",
     "Farneback",
+    "FilledDIS",
     "FlowEstimator",
     "FlowFiles",
+    "NetworkFlow",
     "OnnxFlow",
     "PairEstimator",
-    "StillDIS",
+    "RaftLarge",
+    "RaftSmall",
     "TrueFlow",
     "UserFlow",
     "estimator",

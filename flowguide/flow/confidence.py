@@ -13,6 +13,7 @@ from .. import ops
 from ..errors import UnknownName
 from ..types import Frame
 from .learned import learned
+from .parts import PARTS, ConfidenceParts
 
 Confidence = Callable[[Frame, Frame, Tensor, Tensor], Tensor]
 """(at, to, uv [2, H, W] from `at` to `to`, back [2, H, W] from `to` to `at`) -> float32 [H, W] in [0, 1]."""
@@ -35,9 +36,11 @@ CONFIDENCE: dict[str, Confidence] = {"check": check, "forward-backward": forward
 
 
 def confidence_measure(measure: str | Confidence) -> Confidence:
-    """The measure of that name, or the function itself."""
+    """The measure of that name, parts joined by "+" (see `parts`), or the function itself."""
     if callable(measure):
         return measure
-    if measure not in CONFIDENCE:
-        raise UnknownName("confidence measure", measure, CONFIDENCE)
-    return CONFIDENCE[measure]
+    if measure in CONFIDENCE:
+        return CONFIDENCE[measure]
+    if "+" in measure or measure.partition(":")[0] in PARTS:
+        return ConfidenceParts.parse(measure)
+    raise UnknownName("confidence measure", measure, [*CONFIDENCE, *PARTS])

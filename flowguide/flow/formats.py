@@ -1,10 +1,11 @@
-"""Flow in files: Middlebury .flo, KITTI .png and NumPy .npy. A flow that is not known at a pixel is NaN there."""
+"""Flow in files: Middlebury .flo, KITTI .png, OpenEXR .exr and NumPy .npy. Where a flow is not known it is NaN."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import UnknownName, UsageError
+from ..errors import BackendMissing, UnknownName, UsageError
 
 Field = NDArray[np.float32]
 
@@ -20,12 +21,22 @@ FLO_MAGIC = 202021.25
 FLO_UNKNOWN = 1e9
 """Middlebury marks unknown flow by anything longer than this."""
 KITTI_ZERO, KITTI_SCALE = 2**15, 64.0
+EXR_CHANNELS = ("u", "v")
+"""Of the .exr files that are written, and of those that are read where no others are named."""
 
 
-def read_flow(path: Path) -> Tensor:
-    """float32 [2, H, W] in pixels; NaN where unknown. Raises UsageError for what is no such file."""
+def read_flow(path: Path, channels: tuple[str, str] | None = None) -> Tensor:
+    """float32 [2, H, W] in pixels; NaN where unknown.
+
+    channels: of an .exr file, those of u (right) and v (down), each after a minus where it points the other way.
+    Raises UsageError for what is no such file.
+    """
     if not path.is_file():
         raise UsageError(f"There is no flow file {path}.")
+    if channels is not None:
+        if path.suffix.lower() != ".exr":
+            raise UsageError(f"Only .exr files have channels with names, and {path} is none.")
+        return torch.from_numpy(_read_exr(path, channels)).contiguous()
     return torch.from_numpy(_format(path)[0](path)).contiguous()
 
 
@@ -98,8 +109,48 @@ def _write_npy(path: Path, uv: Field) -> None:
     np.save(path, uv)
 
 
+def _openexr() -> Any:
+    try:
+        import OpenEXR
+    except ImportError as error:
+        raise BackendMissing("Flow in .exr files needs OpenEXR: pip install 'flowguide[exr]'.") from error
+    return OpenEXR
+
+
+def _read_exr(path: Path, channels: tuple[str, str] = EXR_CHANNELS) -> Field:
+    try:
+        with _openexr().File(str(path), separate_channels=True) as file:
+            header = dict(file.header())  # emptied when the file is closed
+            stored = {name: np.asarray(channel.pixels) for name, channel in file.channels().items()}
+    except (RuntimeError, ValueError, TypeError, OSError) as error:
+        raise UsageError(f"{path} is no OpenEXR file that can be read: {error}") from error
+    parts = []
+    for channel in channels:
+        name = channel.removeprefix("-")
+        if name not in stored or stored[name].ndim != 2:
+            raise UsageError(f"{path} has no channel {name!r}; it has {', '.join(sorted(stored))}.")
+        parts.append(-stored[name] if channel.startswith("-") else stored[name])
+    (left, top), (right, bottom) = header["displayWindow"]
+    uv = np.full((2, bottom - top + 1, right - left + 1), np.nan, np.float32)
+    (first_x, first_y), (last_x, last_y) = header["dataWindow"]
+    x, y = max(left, first_x), max(top, first_y)
+    end_x, end_y = min(right, last_x) + 1, min(bottom, last_y) + 1
+    inside = np.stack(parts)[:, y - first_y : end_y - first_y, x - first_x : end_x - first_x]
+    uv[:, y - top : end_y - top, x - left : end_x - left] = inside
+    uv[:, (np.abs(uv) > FLO_UNKNOWN).any(0)] = np.nan
+    return uv
+
+
+def _write_exr(path: Path, uv: Field) -> None:
+    library = _openexr()
+    header = {"compression": library.ZIP_COMPRESSION, "type": library.scanlineimage}
+    named = {name: np.ascontiguousarray(part) for name, part in zip(EXR_CHANNELS, uv, strict=True)}
+    library.File(header, named).write(str(path))
+
+
 FORMATS: dict[str, tuple[Callable[[Path], Field], Callable[[Path, Field], None]]] = {
     ".flo": (_read_flo, _write_flo),
     ".png": (_read_kitti, _write_kitti),
     ".npy": (_read_npy, _write_npy),
+    ".exr": (_read_exr, _write_exr),
 }

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..errors import ModelError
+from ..machine import has_fast_bfloat16
 from ..types import Frame
 
 WEIGHTS = Path(__file__).parent.parent / "assets" / "confidence" / "confidence.safetensors"
@@ -37,7 +38,8 @@ def judged(at: Frame, to: Frame, uv: Tensor, back: Tensor) -> tuple[Tensor, Tens
     """
     network = _network(uv.device)
     with torch.inference_mode():
-        right, visible = network(evidence(at, to, uv, back)[None], at.size)[0].sigmoid()
+        seen = evidence(at, to, uv, back)[None].contiguous(memory_format=torch.channels_last)
+        right, visible = network(seen, at.size)[0].sigmoid()
         inside = uv.isfinite().all(0) & (_margin(uv[None].nan_to_num())[0, 0] >= -0.5)
     return (right * inside).clone(), (visible * inside).clone()
 
@@ -59,11 +61,12 @@ class ConfidenceNetwork(nn.Module):
     def forward(self, seen: Tensor, size: tuple[int, int]) -> Tensor:
         height, width = seen.shape[2:]
         padded = F.pad(seen, (0, -width % 4, 0, -height % 4), mode="replicate")
-        near = self.enter(torch.cat([F.avg_pool2d(padded, 2), F.max_pool2d(padded, 2)], 1))
+        dtype = next(self.parameters()).dtype
+        near = self.enter(torch.cat([F.avg_pool2d(padded, 2), F.max_pool2d(padded, 2)], 1).to(dtype))
         far = F.interpolate(self.down(near), scale_factor=2.0, mode="nearest")
         context = self.join(torch.cat([near, far], 1))
         context = F.interpolate(context, scale_factor=2.0, mode="bilinear", align_corners=False)
-        logits = self.mix(torch.cat([seen, context[:, :, :height, :width]], 1))
+        logits = self.mix(torch.cat([seen.to(dtype), context[:, :, :height, :width]], 1)).float().contiguous()
         doubled = F.interpolate(logits, scale_factor=2.0, mode="bilinear", align_corners=False)
         return doubled[:, :, : size[0], : size[1]]
 
@@ -129,8 +132,27 @@ def _margin(flow: Tensor) -> Tensor:
 
 def _mean(value: Tensor, side: int) -> Tensor:
     """Mean over side x side pixels, of those that are there."""
-    across = F.avg_pool2d(value, (1, side), 1, (0, side // 2), count_include_pad=False)
-    return F.avg_pool2d(across, (side, 1), 1, (side // 2, 0), count_include_pad=False)
+    # Sums of shifted pictures: several times quicker than pooling on a CPU.
+    return _summed(_summed(value, side, 3), side, 2) / _present(value, side)
+
+
+def _summed(value: Tensor, side: int, axis: int) -> Tensor:
+    """Sum over `side` neighbours along an axis."""
+    length, reach = value.shape[axis], side // 2
+    total = value.clone()
+    for step in range(1, min(reach, length - 1) + 1):
+        total.narrow(axis, 0, length - step).add_(value.narrow(axis, step, length - step))
+        total.narrow(axis, step, length - step).add_(value.narrow(axis, 0, length - step))
+    return total
+
+
+def _present(value: Tensor, side: int) -> Tensor:
+    """[1, 1, H, W]: how many of side x side pixels lie inside the frame."""
+    counts = []
+    for length in value.shape[2:]:
+        place = torch.arange(length, device=value.device)
+        counts.append((place + side // 2).clamp(max=length - 1) - (place - side // 2).clamp(min=0) + 1)
+    return (counts[0][:, None] * counts[1])[None, None].to(value.dtype)
 
 
 def _gradient(flow: Tensor) -> Tensor:
@@ -174,4 +196,9 @@ def _network(device: torch.device) -> ConfidenceNetwork:
         raise ModelError(f"The learned confidence has no weights: {WEIGHTS} is missing from this installation.")
     network = ConfidenceNetwork()
     network.load_state_dict({name: value.float() for name, value in load_file(WEIGHTS).items()})
-    return network.eval().requires_grad_(False).to(device)
+    network = network.eval().requires_grad_(False).to(device)
+    network.to(torch.bfloat16 if device.type == "cpu" and has_fast_bfloat16() else torch.float32)
+    for convolution in network.modules():
+        if isinstance(convolution, nn.Conv2d):
+            convolution.weight.data = convolution.weight.data.contiguous(memory_format=torch.channels_last)
+    return network

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import cv2
@@ -49,6 +50,8 @@ class PairEstimator(ABC):
 
     def __init__(self, *, confidence: str | Confidence | None = "check"):
         self.confidence = None if confidence is None else confidence_measure(confidence)
+        self.device: torch.device | None = None
+        """Where a network runs; without it, where the frames are."""
         self._measure = confidence if isinstance(confidence, str) else None if confidence else "none"
 
     @property
@@ -80,6 +83,15 @@ class PairEstimator(ABC):
     def both(self, at: Frame, to: Frame) -> tuple[Flow, Flow]:
         uv, back = self._two_ways(at, to)
         return self._with_confidence(at, to, uv, back), self._with_confidence(to, at, back, uv)
+
+    @property
+    def at_once(self) -> int:
+        """How many pairs `several` finds faster together than one by one."""
+        return 1
+
+    def several(self, pairs: Sequence[tuple[Frame, Frame]]) -> list[tuple[Flow, Flow]]:
+        """`both` of each pair."""
+        return [self.both(at, to) for at, to in pairs]
 
     def _two_ways(self, at: Frame, to: Frame) -> tuple[Tensor, Tensor]:
         require_same_size(at, to)

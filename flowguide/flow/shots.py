@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -69,6 +69,14 @@ class _Thumbnail:
         return float(self.textured.mean()) < LEAST_TEXTURE
 
 
+class Cuts(Protocol):
+    """Whatever tells, frame by frame, where shots begin."""
+
+    def is_cut(self, frame: Frame) -> bool:
+        """Whether a new shot begins at `frame`."""
+        ...
+
+
 class CutDetector:
     """Tells, frame by frame and from the past alone, whether a new shot begins.
 
@@ -109,7 +117,7 @@ class CutDetector:
         self._before = _Thumbnail(**{name: part.numpy() for name, part in state.items()}) if state else None
 
 
-def find_shots(frames: Iterable[Frame], detector: CutDetector | None = None) -> Iterator[Shot]:
+def find_shots(frames: Iterable[Frame], detector: Cuts | None = None) -> Iterator[Shot]:
     """The shots of a clip in order, each as soon as it has ended."""
     detector = detector or CutDetector()
     first = index = None

@@ -61,7 +61,7 @@ class Anchor:
             _, kept = ops.compose(flow[None], self.flow[None], None, self.kept[None])
             return Anchor(self.picture, flow, kept[0], 1), prior
         composed, kept = ops.compose(flow[None], self.flow[None], None, self.kept[None])
-        from_anchor = ops.warp(self.picture[None], composed, mode="bicubic")[0]
+        from_anchor = ops.warp(self.picture[None], composed, mode="spline36")[0]
         read = (kept > CERTAIN).to(prior.dtype)
         return Anchor(self.picture, composed[0], kept[0], self.age + 1), torch.lerp(prior, from_anchor, read)
 

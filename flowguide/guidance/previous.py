@@ -94,10 +94,11 @@ class PreviousFrame:
                 flow_back.uv[None].to(uv.device),
                 given_confidence=None if flow.confidence is None else flow.confidence[None],
                 cell=self._cell,
+                mode="spline36",
                 settings=TRUST,
             )
             anchor, painted = before.anchor.carried(uv, prediction.prior[0, :6])
-            prior, seen = painted[:3].clamp(-1.0, 1.0), painted[3:]  # bicubic sampling overshoots
+            prior, seen = painted[:3].clamp(-1.0, 1.0), painted[3:]  # Spline36 overshoots
             log_areas = prediction.prior[0, 6] + log_area(uv)
             confidence = decided(prediction.confidence[0] * unchanged(source, seen)) * soundness(log_areas)
             carried = Carried(

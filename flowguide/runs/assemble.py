@@ -46,9 +46,9 @@ def assemble(
         metadata=metadata,
     ) as writer:
         for record in records:
-            with ClipReader(journal.segment_path(record.number)) as stored:
+            with ClipReader(journal.segment_path(record.number), alpha=True, deep=codec.deep) as stored:
                 for place, (pts, frame) in enumerate(zip(record.pts, stored, strict=True)):
-                    writer.write(Frame(frame.rgb, record.first + place, pts, info.time_base))
+                    writer.write(Frame(frame.rgb, record.first + place, pts, info.time_base, frame.alpha))
     return made
 
 
@@ -93,7 +93,7 @@ def is_published(journal: Journal) -> bool:
     joined, redo = journal.noted("joined") or {}, journal.noted("redo")
     if not joined.get("sha256") or (redo is not None and redo.get("joined") != joined["sha256"]):
         return False
-    return output_digest(journal.output, joined["frames"]) == joined["sha256"]
+    return bool(output_digest(journal.output, joined.get("frames", 1)) == joined["sha256"])
 
 
 def may_be_replaced(journal: Journal) -> bool:

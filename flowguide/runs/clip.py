@@ -6,22 +6,25 @@ import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import Option, RenderConfig, changed, render_config
 from ..errors import FlowguideError, UsageError
 from ..renderer import Renderer, Styled
 from ..types import ClipInfo
-from ..video import ClipReader, Codec, check_output
-from ..video.formats import codec_for
+from ..video import ClipReader, check_output
 from ..video.source import STDIN
 from .assemble import is_published, kept_records, may_be_replaced, output_files, replaced
 from .disk import check_room
 from .identity import SAME, TOLD, differences, identity
 from .journal import Journal, Record
 from .manifest import manifest_path
+from .opened import named_output, open_clip, output_codec
+from .profiles import note_profile, profile_key, profile_of, profiles_file, read_profiles
 from .session import Range, Session, log
+from .state_file import state_bytes
+from .used import memory_bytes
 
 SEGMENT_FRAMES = 48
 """Frames per segment unless told otherwise: what a killed run has to paint again at most."""
@@ -97,8 +100,8 @@ def render(
     The output appears under its name only when it is complete, with a manifest `<output>.json` beside it.
     Raises FlowguideError: VideoError, ModelError, UsageError, ScheduleError, Interrupted; each a sentence.
     """
-    output = Path(output)
     settings = changed(config or RenderConfig(), **options)
+    output = named_output(Path(output), source, settings)
     check_output(output, [source])
     if segment_frames < 1:
         raise UsageError(f"A segment has at least 1 frame, got {segment_frames}.")
@@ -110,14 +113,12 @@ def render(
     if request.resume and str(source) == STDIN:
         raise UsageError("Standard input can be read once only, so a run on it cannot be resumed; save it as a file.")
     given = {**({name: getattr(config, name) for name in config.model_fields_set} if config else {}), **options}
-    with ClipReader(
-        source,
-        size=settings.size,
-        start_seconds=settings.start_seconds,
-        end_seconds=settings.end_seconds,
-        max_frames=settings.max_frames,
-    ) as reader:
-        codec = output_codec(output, settings)
+    codec = output_codec(output, settings)
+    with open_clip(source, settings, alpha=bool(codec.alpha_format)) as reader:
+        if reader.info.alpha and codec.alpha_format:
+            codec = codec.with_alpha()
+        elif reader.info.alpha:
+            log.warning("%s: its opacity is left out, because the codec of %s has none.", source, output.name)
         session = Session(journal, reader, Renderer(settings), codec, segment_frames, on_frame, should_stop)
         with journal.locked():
             _take_up(session, source, request)
@@ -158,8 +159,7 @@ def _take_up(session: Session, source: str | Path, request: Request) -> None:
     if not journal.exists:
         if request.resume and output_files(journal.output, 1)[0].exists():
             raise UsageError(f"{journal.output} is there already, without a run to resume; --overwrite it.")
-        height, width = session.reader.info.size
-        check_room(journal.folder, 100 * height * width)
+        check_room(journal.folder, _room_needed(session))
         journal.clear()
         journal.note("joined", {"replaces": replaced(journal.output)})
         journal.begin({**now, "source_path": str(Path(source).absolute())})
@@ -176,6 +176,16 @@ def _take_up(session: Session, source: str | Path, request: Request) -> None:
     for difference in differences(before, now, TOLD):
         log.warning("%s: %s; new frames may differ in their last bits.", journal.folder, difference)
     journal.tidy()
+
+
+def _room_needed(session: Session) -> int:
+    """Bytes that the run will take, as an earlier one like it did; where none is known, what a few frames take."""
+    renderer, size = session.renderer, session.reader.info.size
+    earlier = read_profiles(profiles_file()).get(profile_key(renderer, size))
+    frames = _started(session.reader, renderer).frames
+    if earlier is None or frames is None:
+        return 100 * size[0] * size[1]
+    return earlier.room_bytes(frames, session.segment_frames)
 
 
 def _note_redo(session: Session, frames: tuple[int, int], given: dict[str, Option]) -> None:
@@ -209,7 +219,11 @@ def _carry_out(session: Session, on_start: Callable[[Started], None] | None) -> 
             session.paint(Range(len(known)), keep_states=True)
             journal.note("painted", {"losses": session.reader.losses})
         records = journal.records()
+        segments = [journal.segment_path(record.number) for record in records]
+        room = sum(path.stat().st_size for path in segments if path.is_file()) / _frames(records)
         session.finish(records)
+    if redo is None and session.painted == _frames(records):
+        _note_profile(session, room)
     return RenderReport(
         output=journal.output,
         manifest=manifest_path(journal.output),
@@ -220,6 +234,18 @@ def _carry_out(session: Session, on_start: Callable[[Started], None] | None) -> 
         stage_seconds=dict(session.renderer.clock.seconds),
         losses=list((journal.noted("painted") or {}).get("losses", [])),
     )
+
+
+def _note_profile(session: Session, segment_bytes: float) -> None:
+    """Tell later dry runs how fast this whole run was."""
+    renderer = session.renderer
+    profile = profile_of(
+        session.frame_seconds,
+        memory_bytes=memory_bytes(renderer.checkpoint.device),
+        segment_bytes=segment_bytes,
+        state_bytes=state_bytes(renderer.state()),
+    )
+    note_profile(profile_key(renderer, session.reader.info.size), profile)
 
 
 @contextmanager
@@ -241,20 +267,10 @@ def _frames(records: list[Record]) -> int:
     return sum(len(record.pts) for record in records)
 
 
-def output_codec(output: Path, settings: RenderConfig) -> Codec:
-    """The codec for the output's suffix, at the quality that `settings.crf` asks for."""
-    codec = codec_for(output, settings.codec)
-    if settings.crf is None:
-        return codec
-    if "crf" not in codec.options:
-        raise UsageError(f"The codec of {output.name} has no crf; leave --crf out.")
-    return replace(codec, options={**codec.options, "crf": str(settings.crf)})
-
-
-def _started(reader: ClipReader, renderer: Renderer, done: int) -> Started:
+def _started(reader: ClipReader, renderer: Renderer, done: int = 0) -> Started:
     info, config = reader.info, renderer.config
-    frames = info.frames
-    if config.start_seconds is not None or config.end_seconds is not None:
+    frames = None if info.frames is None else -(-info.frames // config.every)
+    if config.frame_rate is not None or config.start_seconds is not None or config.end_seconds is not None:
         frames = _frames_in_range(info, config)
     if config.max_frames is not None:
         frames = config.max_frames if frames is None else min(frames, config.max_frames)

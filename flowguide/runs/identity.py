@@ -89,7 +89,7 @@ def package_versions() -> dict[str, str | None]:
 
 def named_files(config: RenderConfig) -> dict[str, Path]:
     """The files that options name, apart from the model: option -> file, where it exists."""
-    names = ("flow_weight", "vae", "lora", "embedding", "control", "depth_model", "ip_adapter", "ip_image")
+    names = ("flow_weight", "shots", "vae", "lora", "embedding", "control", "depth_model", "ip_adapter", "ip_image")
     found = {}
     for name in names:
         value = getattr(config, name)

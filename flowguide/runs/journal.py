@@ -25,14 +25,22 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FlowguideError, UsageError
-from ..renderer import Renderer
 from ..video.segments import WAITING, Segment, copies_packets
 from .durable import read_json, sync_folder, write_durably, write_json
 from .identity import file_digest
-from .state_file import load_state, save_state
+from .state_file import PackedState, load_state, save_state
 
 FORMAT = 1
 """Number of this arrangement of files; another one is refused."""
+RUN = {"settings": dict, "source_path": str, "segment_frames": int}
+"""What run.json holds at least, and of which type."""
+NOTES: dict[str, dict[str, Any]] = {
+    "painted": {"losses": list},
+    "joined": {"sha256?": str | None, "before?": str | None, "replaces?": str | None, "frames?": int},
+    "redo": {"frames": list, "first": int, "end": int, "done": list, "changes": dict, "joined?": str | None},
+    "redone": {"ranges": list},
+}
+"""What the other files hold; what has a question mark may be absent."""
 LOCK = "lock"
 STATES_KEPT = 8
 """About how many states stay for painting ranges again, spread evenly over the run."""
@@ -66,7 +74,7 @@ class Journal:
         self.output = output
         self.folder = run_folder(output)
         self._segments, self._states = self.folder / "segments", self.folder / "states"
-        self._suffix = output.suffix if copies_packets(output) else f".{WAITING[0]}"
+        self._suffix = output.suffix if copies_packets(output) else WAITING
 
     @property
     def exists(self) -> bool:
@@ -76,7 +84,7 @@ class Journal:
     def run(self) -> dict[str, Any]:
         """What `begin` was given. Raises FlowguideError where it is damaged or of another format."""
         content = read_json(self.folder / "run.json")
-        if content.get("format") != FORMAT or not isinstance(content.get("settings"), dict):
+        if content.get("format") != FORMAT or not _has(content, RUN):
             raise FlowguideError(
                 f"{self.folder} was written by another flowguide, or is damaged; begin anew with --overwrite."
             )
@@ -154,10 +162,9 @@ class Journal:
         path = self.segment_path(record.number)
         return path.is_file() and file_digest(path) == record.sha256
 
-    def save_state(self, number: int, renderer: Renderer) -> None:
+    def save_state(self, number: int, state: PackedState) -> None:
         """Keep what the first frame of segment `number` needs."""
-        path = self._state_path(number)
-        write_durably(path, lambda part: save_state(part, renderer.state()))
+        write_durably(self._state_path(number), lambda part: save_state(part, state))
 
     def thin_states(self, newest: int) -> None:
         """Let go of states that neither resuming nor painting a range again needs."""
@@ -191,9 +198,14 @@ class Journal:
         write_json(self.folder / f"{name}.json", content)
 
     def noted(self, name: str) -> dict[str, Any] | None:
-        """What is in `name`.json, or None where it is absent."""
+        """What is in `name`.json, or None where it is absent. Raises FlowguideError where it is damaged."""
         path = self.folder / f"{name}.json"
-        return read_json(path) if path.is_file() else None
+        if not path.is_file():
+            return None
+        content = read_json(path)
+        if not _has(content, NOTES[name]):
+            raise FlowguideError(f"{path} is damaged; begin anew with --overwrite.")
+        return content
 
     def note_redone(self, number: int) -> None:
         """Tell that segment `number` of the range in redo.json is painted again."""
@@ -234,6 +246,18 @@ class Journal:
         """Remove a run of which nothing is kept."""
         if not self.records():
             self.clear()
+
+
+def _has(content: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    """Whether `content` has the wanted entries, each of its type; numbers are not negative."""
+    for name, kind in wanted.items():
+        key = name.removesuffix("?")
+        value = content.get(key)
+        if key not in content and name.endswith("?"):
+            continue
+        if not isinstance(value, kind) or (kind is int and not 0 <= value < 2**53):
+            return False
+    return True
 
 
 def _lock(handle: int) -> bool:

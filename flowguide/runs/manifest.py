@@ -55,7 +55,9 @@ def read_manifest(output: Path) -> dict[str, Any]:
     """
     beside = output if output.suffix == ".json" else manifest_path(output)
     content = read_json(beside) if beside.is_file() else _inside(output)
-    if not isinstance(content.get("settings"), dict) or not isinstance(content.get("source"), dict):
+    wanted = {"settings": dict, "source": dict, "painted_again": list, "segment_frames": int}
+    sound = all(isinstance(content.get(name, kind()), kind) for name, kind in wanted.items())
+    if not sound or "settings" not in content or "source" not in content:
         raise FlowguideError(f"{output} was not made by flowguide, or its manifest is damaged.")
     return content
 

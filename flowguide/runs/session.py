@@ -17,9 +17,10 @@ from ..types import Frame
 from ..video import ClipReader, Codec
 from ..video.segments import SegmentWriter, copies_packets
 from .assemble import assemble, is_published, note_digest, publish_output
-from .disk import check_room
 from .journal import Journal, Record
+from .keeper import Keeper, Painted
 from .manifest import manifest, tag, write_manifest
+from .state_file import pack
 
 log = logging.getLogger("flowguide.runs")
 
@@ -48,6 +49,8 @@ class Session:
     should_stop: Callable[[], bool] | None = None
     painted: int = 0
     """Frames painted for the output in this session."""
+    frame_seconds: list[float] = field(default_factory=list)
+    """What each of them took."""
 
     def paint(self, wanted: Range, *, keep_states: bool) -> None:
         """Paint the segments `wanted`, from the nearest state before them on, and commit each."""
@@ -55,50 +58,52 @@ class Session:
         if state is not None:
             self.renderer.restore(state)
         frames = iter(self.reader)
-        skipped = sum(1 for _ in itertools.islice(frames, number * self.segment_frames))
-        if skipped < number * self.segment_frames:
+        finished = sum(len(record.pts) for record in self.journal.records()[:number])
+        skipped = sum(1 for _ in itertools.islice(frames, finished))
+        if skipped < finished:
             raise VideoError(f"{self.reader.info.path} ends after {skipped} frames, where the run has more already.")
-        while number != wanted.end:
-            if number == wanted.first and wanted.changes:
-                self.renderer.update(**wanted.changes)
-            with self.renderer.clock("read"):
-                first = next(frames, None)
-            if first is None:
-                return
-            batch = itertools.chain([first], itertools.islice(frames, self.segment_frames - 1))
-            if number < wanted.first:
-                for _ in self._painted(batch):
-                    continue
-            else:
-                self._paint_segment(number, batch, keep_states)
-            number += 1
+        with Keeper(self.journal, self._thinned if keep_states else self._redone) as keeper:
+            while number != wanted.end:
+                if number == wanted.first and wanted.changes:
+                    self.renderer.update(**wanted.changes)
+                with self.renderer.clock("read"):
+                    first = next(frames, None)
+                if first is None:
+                    return
+                batch = itertools.chain([first], itertools.islice(frames, self.segment_frames - 1))
+                if number < wanted.first:
+                    for _ in self._painted(batch):
+                        continue
+                else:
+                    self._paint_segment(keeper, number, batch, keep_states)
+                number += 1
 
-    def _paint_segment(self, number: int, frames: Iterator[Frame], keep_state: bool) -> None:
-        began, shots = time.perf_counter(), 0
-        path = self.journal.segment_path(number)
+    def _paint_segment(self, keeper: Keeper, number: int, frames: Iterator[Frame], keep_state: bool) -> None:
+        began, shots, first = time.perf_counter(), 0, number * self.segment_frames
         with self._segment_writer(number) as writer:
+            before = began
             for styled in self._painted(frames):
                 with self.renderer.clock("write"):
-                    writer.write(styled.frame())
+                    writer.write(styled.frame(deep=self.codec.deep))
                 shots = styled.shot + 1
                 self.painted += 1
+                now = time.perf_counter()
+                self.frame_seconds.append(now - before)
+                before = now
                 if self.on_frame is not None:
                     self.on_frame(styled)
                 if len(writer.pts) < self.segment_frames:
-                    self._stop_if_asked(self._first(number) + len(writer.pts))
-            with self.renderer.clock("write"):
-                segment = writer.finish()
-        with self.renderer.clock("journal"):
-            if keep_state:
-                self.journal.save_state(number + 1, self.renderer)
-            seconds = time.perf_counter() - began
-            self.journal.commit(number, self._first(number), segment, shots=shots, seconds=seconds)
-            if keep_state:
-                self.journal.thin_states(number + 1)
-            else:
-                self.journal.note_redone(number)
-            check_room(self.journal.folder, path.stat().st_size + 2 * self.journal.state_bytes(number + 1))
-        self._stop_if_asked(self._first(number) + len(segment.pts))
+                    self._stop_if_asked(first + len(writer.pts))
+            with self.renderer.clock("journal"):
+                state = pack(self.renderer.state()) if keep_state else None
+                keeper.keep(Painted(number, first, writer, state, shots, began))
+        self._stop_if_asked(first + len(writer.pts))
+
+    def _thinned(self, painted: Painted) -> None:
+        self.journal.thin_states(painted.number + 1)
+
+    def _redone(self, painted: Painted) -> None:
+        self.journal.note_redone(painted.number)
 
     def _stop_if_asked(self, frames: int) -> None:
         if self.should_stop is not None and self.should_stop():
@@ -114,9 +119,6 @@ class Session:
             time_base=info.time_base,
             rate=info.frame_rate,
         )
-
-    def _first(self, number: int) -> int:
-        return number * self.segment_frames
 
     def _painted(self, frames: Iterator[Frame]) -> Iterator[Styled]:
         """The painted frames, with an exhausted memory told as a sentence."""

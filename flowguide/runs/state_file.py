@@ -7,6 +7,7 @@ by it.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,31 @@ TENSOR = "tensor"
 """Key by which a dict in the JSON is known to stand for a tensor; no dict of a state has it."""
 
 
-def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (nested dicts of tensors and what JSON knows) to `path`. Raises OSError."""
+@dataclass(frozen=True)
+class PackedState:
+    """A state as it was when packed: its tensors are copies."""
+
+    tree: Any
+    tensors: dict[str, Tensor]
+
+
+def pack(state: dict[str, Any]) -> PackedState:
+    """`state` (nested dicts of tensors and what JSON knows) in memory of its own, on the CPU."""
     tensors: dict[str, Tensor] = {}
-    tree = _described(state, "", tensors)
+    return PackedState(_described(state, "", tensors), tensors)
+
+
+def state_bytes(part: Any) -> int:
+    """Room that the tensors of a state take."""
+    if isinstance(part, dict):
+        return sum(state_bytes(value) for value in part.values())
+    return part.numel() * part.element_size() if isinstance(part, Tensor) else 0
+
+
+def save_state(path: Path, state: PackedState) -> None:
+    """Write `state` to `path`. Raises OSError."""
     try:
-        save_file(tensors, path, {"state": json.dumps(tree)})
+        save_file(state.tensors, path, {"state": json.dumps(state.tree)})
     except SafetensorError as error:
         raise OSError(str(error)) from error
 

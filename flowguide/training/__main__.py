@@ -101,5 +101,85 @@ def sheet(*, data: Path, model: Path | None = None, to: Path = Path("painter.jpg
     contact_sheet(model or BUNDLED, data, to, size)
 
 
+@app.command
+def flow(
+    *,
+    data: Path,
+    work: Path,
+    minutes: float = float("inf"),
+    to: Path | None = None,
+    steps: int | None = None,
+    processes: int = 1,
+    threads: int = 1,
+) -> None:
+    """Train flowguide-flow, the flow network, for some minutes; the same command goes on where it stopped.
+
+    Parameters
+    ----------
+    data: Folder with photos/.
+    work: Folder for the pairs (1 GB), checkpoints, losses and the curve of errors, epe.jsonl.
+    minutes: Stop after this time.
+    to: File to write the weights to; the bundled one by default.
+    steps: Of the whole training; the learning rate falls over the last 60 %.
+    processes: Processes that paint the pairs.
+    threads: CPU threads of the training.
+    """
+    import torch
+
+    from ..flow.flowguide_flow import WEIGHTS
+    from .flow import FlowSettings, train_flow
+
+    torch.set_num_threads(threads)
+    settings = FlowSettings.for_this_machine(**({"steps": steps} if steps else {}))
+    done = train_flow(data, work, minutes, settings, processes, to or WEIGHTS)
+    print("training complete" if done else "stopped; the same command goes on from here")
+
+
+@app.command
+def flow_onnx(*, to: Path, height: int, width: int, weights: Path | None = None) -> None:
+    """Write flowguide-flow as an ONNX file for pictures of one size; --flow onnx:FILE takes it.
+
+    Parameters
+    ----------
+    to: ONNX file to write; what the network expects is written beside it as TOML.
+    height: Of the pictures, a multiple of 16.
+    width: Of the pictures, a multiple of 16.
+    weights: File of the weights; the bundled one by default.
+    """
+    from ..flow.flowguide_flow import WEIGHTS, load_weights
+    from .flow_export import export_flow
+
+    export_flow(load_weights(weights or WEIGHTS), to, (height, width))
+
+
+@app.command
+def confidence(
+    *,
+    data: Path,
+    work: Path,
+    minutes: float = 25,
+    to: Path | None = None,
+    samples: int | None = None,
+    steps: int | None = None,
+    threads: int = 1,
+) -> None:
+    """Train the learned confidence for some minutes; the same command goes on where it stopped.
+
+    Parameters
+    ----------
+    data: Folder with photos/.
+    work: Folder for the samples and checkpoints.
+    minutes: Stop after this time.
+    to: File to write the weights to; the bundled one by default.
+    samples: Crops to learn from.
+    steps: Of the whole training.
+    threads: CPU threads.
+    """
+    from .confidence import train_and_save
+
+    given = {"samples": samples, "steps": steps}
+    train_and_save(data, work, minutes, {name: value for name, value in given.items() if value}, threads, to)
+
+
 if __name__ == "__main__":
     app()

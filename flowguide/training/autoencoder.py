@@ -69,6 +69,7 @@ def initialise_from_pca(autoencoder: AutoencoderTiny, pictures: Tensor) -> None:
     means = (patches.mean(0) @ vectors[:, order[:8]]).float()
     last.weight.mul_(0.1)
     last.weight[torch.arange(8), torch.arange(8), 1, 1] = gains
+    assert last.bias is not None
     last.bias.copy_(-gains * means)
     _initialise_decoder(autoencoder, pictures, generator)
 
@@ -102,7 +103,7 @@ def _initialise_decoder(autoencoder: AutoencoderTiny, pictures: Tensor, generato
             layer.conv[-1].bias.mul_(0.05)
 
 
-def reconstruction_losses(autoencoder: nn.Module, pictures: Tensor, noise: Tensor) -> dict[str, Tensor]:
+def reconstruction_losses(autoencoder: AutoencoderTiny, pictures: Tensor, noise: Tensor) -> dict[str, Tensor]:
     """L1 of pixels, of their differences and of 4 x 4 means; a weak pull to zero-mean latents of fixed spread.
 
     noise (N, 8, h, w) is added to the latents, so that small errors of the denoiser stay small in the picture.
@@ -157,13 +158,14 @@ def encode_squares(autoencoder: AutoencoderTiny, squares: np.ndarray) -> np.ndar
     """Scaled latents of a shard: uint8 (N, 5, H, W, 3) to float16 (N, 5, 8, H / 8, W / 8)."""
     device = next(autoencoder.parameters()).device
     latents = [autoencoder.encoder(to_signal(group).to(device)) for group in squares]
-    return (torch.stack(latents) * autoencoder.config.scaling_factor).cpu().numpy().astype(np.float16)
+    scaled: Tensor = torch.stack(latents) * autoencoder.config.scaling_factor
+    return scaled.cpu().numpy().astype(np.float16)
 
 
 @torch.no_grad()
 def fix_scaling_factor(autoencoder: AutoencoderTiny, pictures: Tensor) -> float:
     """Set and return the factor that brings the latents of the pictures to SIGNAL_STD."""
-    factor = round(SIGNAL_STD / autoencoder.encoder(pictures).std().item(), 4)
+    factor: float = round(SIGNAL_STD / autoencoder.encoder(pictures).std().item(), 4)
     autoencoder.register_to_config(scaling_factor=factor)
     autoencoder.scaling_factor = factor
     return factor

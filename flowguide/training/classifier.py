@@ -62,7 +62,7 @@ def train_classifier(
             crops[:16] = autoencoder.decoder(autoencoder.encoder(crops[:16]))
         loss = F.cross_entropy(classifier(crops), labels)
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimiser.step()
         schedule.step()
     return classifier.eval()

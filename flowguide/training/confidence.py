@@ -1,4 +1,4 @@
-"""Trains the learned confidence: `python -m flowguide.training.confidence --data DATA --work WORK --minutes 25`.
+"""Trains the learned confidence: `flowguide training confidence --data DATA --work WORK --minutes 25`.
 
 Scenes with known flow are painted from photographs, several estimators find their flows, and the network learns from
 what their errors look like. The same command goes on where it stopped. Everything about sample number i comes from
@@ -7,11 +7,10 @@ what their errors look like. The same command goes on where it stopped. Everythi
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -24,8 +23,7 @@ from torch import Tensor, nn
 from ..flow import estimator
 from ..flow.accuracy import RIGHT_PX, endpoint_error
 from ..flow.learned import CHANNELS, WEIGHTS, ConfidenceNetwork, evidence
-from ..types import Frame
-from .flow_scenes import Difficulty, Pair, from_pictures, make_pair, procedural
+from .drawn_scenes import drawn_pair, weathered
 from .loop import Schedule, TrainingLoop
 
 SIZES = ((288, 384), (320, 448), (384, 512))
@@ -86,11 +84,7 @@ class Samples:
     def _pair(self, number: int) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
         random = np.random.default_rng([self.settings.seed, number])
         size = SIZES[int(random.integers(len(SIZES)))]
-        # Few photographs per scene: what moves often looks like what it moves over.
-        chosen = random.choice(len(self._photos), int(random.integers(1, 5)))
-        photographs = from_pictures([self._photos[index] for index in chosen])
-        texture = procedural if random.random() < 0.15 else photographs
-        pair = make_pair(drawn_difficulty(random), number, size, seed=self.settings.seed, texture=texture)
+        pair = drawn_pair(self._photos, number, size, self.settings.seed, random)
         first, second = weathered(pair, random)
         name = str(random.choice(list(ESTIMATOR_SHARES), p=list(ESTIMATOR_SHARES.values())))
         forward, backward = estimator(name, confidence=None).both(first, second)
@@ -127,57 +121,6 @@ class Samples:
         return seen, truth
 
 
-def drawn_difficulty(random: np.random.Generator) -> Difficulty:
-    """Any mixture of everything, between far too easy and hopeless."""
-
-    def between(low: float, high: float) -> float:
-        return float(np.exp(random.uniform(np.log(low), np.log(high))))
-
-    layers = int(random.integers(1, 13))
-    smallest = between(0.02, 0.2)
-    faintest = between(0.04, 0.9)
-    return Difficulty(
-        layers=(layers, layers),
-        layer_size=(smallest, smallest * random.uniform(1, 3)),
-        camera=between(0.001, 0.08),
-        shift=between(0.003, 0.12),
-        turn=between(0.002, 0.08),
-        wave=between(0.003, 0.03) if random.random() < 0.4 else 0.0,
-        contrast=(faintest, min(1.0, 2 * faintest)),
-    )
-
-
-def weathered(pair: Pair, random: np.random.Generator) -> tuple[Frame, Frame]:
-    """What happens to real video: dim light, a shadow over the second frame, motion blur, compression."""
-    dim = random.uniform(0.3, 1) if random.random() < 0.3 else 1.0
-    shade = random.uniform(-0.35, 0.35, 2) if random.random() < 0.3 else np.zeros(2)
-    quality = int(random.integers(25, 95)) if random.random() < 0.5 else None
-    smear = _smear(random) if random.random() < 0.2 else None
-    taken = []
-    for frame, slope in ((pair.first, np.zeros(2)), (pair.second, shade)):
-        picture = np.asarray(frame.rgb.permute(1, 2, 0).numpy() * dim, np.float32)
-        if smear is not None:
-            picture = np.asarray(cv2.filter2D(picture, -1, smear, borderType=cv2.BORDER_REPLICATE), np.float32)
-        y = np.linspace(-0.5, 0.5, picture.shape[0])[:, None, None]
-        x = np.linspace(-0.5, 0.5, picture.shape[1])[None, :, None]
-        levels = np.clip(np.rint(picture * (1 + slope[0] * x + slope[1] * y)), 0, 255).astype(np.uint8)
-        if quality is not None:
-            _, coded = cv2.imencode(".jpg", levels, [cv2.IMWRITE_JPEG_QUALITY, quality])
-            levels = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), dtype=np.uint8)
-        taken.append(Frame(torch.from_numpy(levels).permute(2, 0, 1).contiguous(), frame.index))
-    return taken[0], taken[1]
-
-
-def _smear(random: np.random.Generator) -> NDArray[np.float32]:
-    """The kernel of a camera that moves by up to 12 pixels while the shutter is open."""
-    length, angle = random.uniform(2, 6), random.uniform(0, np.pi)
-    along = np.linspace(-length, length, 49)
-    x, y = 6 + along * np.cos(angle), 6 + along * np.sin(angle)
-    kernel = np.zeros((13, 13), np.float32)
-    np.add.at(kernel, (np.rint(y).astype(int), np.rint(x).astype(int)), 1 / 49)
-    return kernel
-
-
 def train(data: Path, work: Path, minutes: float, settings: Settings) -> ConfidenceNetwork:
     """Make samples, then train, for some minutes in all; the network with its averaged weights as they are then."""
     deadline = time.monotonic() + 60 * minutes
@@ -209,21 +152,10 @@ def save(network: ConfidenceNetwork, path: Path) -> None:
     save_file({name: value.detach().half().contiguous() for name, value in network.state_dict().items()}, path)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with photos/")
-    parser.add_argument("--work", type=Path, required=True, help="folder for samples and checkpoints")
-    parser.add_argument("--minutes", type=float, default=25)
-    parser.add_argument("--samples", type=int, default=Settings.samples)
-    parser.add_argument("--steps", type=int, default=Settings.steps)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--to", type=Path, default=WEIGHTS, help="file to write the weights to")
-    chosen = parser.parse_args()
-    torch.set_num_threads(chosen.threads)
-    cv2.setNumThreads(chosen.threads)
-    settings = Settings(samples=chosen.samples, steps=chosen.steps)
-    save(train(chosen.data, chosen.work, chosen.minutes, settings), chosen.to)
-
-
-if __name__ == "__main__":
-    main()
+def train_and_save(
+    data: Path, work: Path, minutes: float, changes: dict[str, int], threads: int = 1, to: Path | None = None
+) -> None:
+    """Train with some settings changed and write the weights, to the bundled file where no other is named."""
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+    save(train(data, work, minutes, replace(Settings(), **changes)), to or WEIGHTS)

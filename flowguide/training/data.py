@@ -106,7 +106,8 @@ def plain_square(generator: np.random.Generator) -> np.ndarray:
             cv2.line(picture, start, end, colour, int(generator.integers(2, 24)), cv2.LINE_AA)
         else:
             cv2.circle(picture, start, int(generator.integers(6, 60)), colour, -1, cv2.LINE_AA)
-    return np.clip(picture + generator.normal(0, 1.5, picture.shape), 0, 255).astype(np.uint8)
+    noisy: np.ndarray = np.clip(picture + generator.normal(0, 1.5, picture.shape), 0, 255)
+    return noisy.astype(np.uint8)
 
 
 class SquareMaker:
@@ -175,4 +176,5 @@ def prepare_squares(data: Path, work: Path, seed: int, shards: int, processes: i
 
 def load_shard(work: Path, number: int) -> np.ndarray:
     """One shard as a memory map, uint8 (128, 5, 256, 256, 3)."""
-    return np.load(shard_path(work, number), mmap_mode="r")
+    shard: np.ndarray = np.load(shard_path(work, number), mmap_mode="r")
+    return shard

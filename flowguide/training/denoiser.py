@@ -57,11 +57,12 @@ class Painter(nn.Module):
         )
         # plain attention in both: torch's fused one takes a quarter of a CPU training step at these small sizes
         self.unet.set_attn_processor(AttnProcessor())
-        self.to(memory_format=torch.channels_last)
+        nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
 
     def forward(self, noisy: Tensor, times: Tensor, tokens: Tensor) -> Tensor:
         """v for noisy latents (N, 8, h, w), timesteps (N,) and token numbers (N, 77)."""
-        return self.unet(noisy, times, self.text_encoder(tokens)[0], return_dict=False)[0]
+        v: Tensor = self.unet(noisy, times, self.text_encoder(tokens)[0], return_dict=False)[0]
+        return v
 
 
 class PathTask:
@@ -78,9 +79,10 @@ class PathTask:
 
     def tokens(self, prompts: list[str]) -> Tensor:
         """Token numbers (N, 77)."""
-        return self.tokenizer(
+        numbers: Tensor = self.tokenizer(
             prompts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
         ).input_ids
+        return numbers
 
     def __call__(self, painter: nn.Module, step: int) -> dict[str, Tensor]:
         few = FEW_STEP_SHARES[step >= (1 - LAST_PART) * self.steps]

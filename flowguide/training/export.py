@@ -63,7 +63,7 @@ def _copy(network: torch.nn.Module) -> torch.nn.Module:
     """The network in fp16, as a new object with contiguous weights."""
     weights = {name: value.detach().half().contiguous() for name, value in network.state_dict().items()}
     if isinstance(network, (AutoencoderTiny, UNet2DConditionModel)):
-        twin = type(network).from_config(network.config)
+        twin: torch.nn.Module = type(network).from_config(network.config)
     else:
         twin = type(network)(network.config)
     twin = twin.half()
@@ -77,4 +77,5 @@ def export_checkpoint(work: Path, folder: Path) -> int:
     painter = Painter()
     painter.load_state_dict(state["model"] | state["averaged"])
     export_painter(AutoencoderTiny.from_pretrained(work / "vae"), painter, folder)
-    return state["step"]
+    step: int = state["step"]
+    return step

@@ -11,10 +11,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Schedule:
         return self.peak * min(1.0, (step + 1) / self.warm_up) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-class TrainingLoop:
+class TrainingLoop(Generic[Network]):
     """Trains one module with AdamW.
 
     loss_at(model, step) returns the losses of a step by name, scalars; their sum under "loss" is minimised. The
@@ -42,8 +45,8 @@ class TrainingLoop:
 
     def __init__(
         self,
-        model: nn.Module,
-        loss_at: Callable[[nn.Module, int], dict[str, Tensor]],
+        model: Network,
+        loss_at: Callable[[Network, int], dict[str, Tensor]],
         schedule: Schedule,
         folder: Path,
         *,
@@ -93,7 +96,7 @@ class TrainingLoop:
             group["lr"] = self.schedule.rate(self.step)
         losses = self.loss_at(self.model, self.step)
         self.optimiser.zero_grad(set_to_none=True)
-        losses["loss"].backward()
+        torch.autograd.backward(losses["loss"])
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         self.step += 1
@@ -129,7 +132,7 @@ class TrainingLoop:
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
 
-    def averaged_model(self) -> nn.Module:
+    def averaged_model(self) -> Network:
         """The module with its averaged weights loaded (in place)."""
         with torch.no_grad():
             for name, value in self.averaged.items():

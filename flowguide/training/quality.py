@@ -13,6 +13,7 @@ import torch
 from diffusers import StableDiffusionImg2ImgPipeline
 from PIL import Image
 
+from ..flow.dis import search
 from .autoencoder import to_signal
 from .classifier import classify, train_classifier
 from .data import SIZE, spread_frames
@@ -77,12 +78,11 @@ def low_frequency_correlation(first: np.ndarray, second: np.ndarray) -> float:
 def warp_errors(sources: list[np.ndarray], results: list[np.ndarray]) -> tuple[float, float]:
     """Mean |I(t+1) - warp I(t)| of sources and of results in levels, along the sources' DIS flow, where the flow
     there and back agree within a pixel."""
-    estimator = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    grey = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in sources]
+    grey = [np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8) for picture in sources]
     y, x = np.mgrid[0 : grey[0].shape[0], 0 : grey[0].shape[1]].astype(np.float32)
     errors = []
     for t in range(len(sources) - 1):
-        back, forth = estimator.calc(grey[t + 1], grey[t], None), estimator.calc(grey[t], grey[t + 1], None)
+        back, forth = search(grey[t + 1], grey[t], "medium"), search(grey[t], grey[t + 1], "medium")
         places = (x + back[..., 0], y + back[..., 1])
         returned = back + cv2.remap(forth, *places, cv2.INTER_LINEAR)
         agree = np.linalg.norm(returned, axis=2) < 1
@@ -120,9 +120,11 @@ def measure_autoencoder(pipeline: StableDiffusionImg2ImgPipeline, frames: dict[s
     return {**values, "mean": round(float(np.mean(list(values.values()))), 2)}
 
 
-def measure_styles(pipeline: StableDiffusionImg2ImgPipeline, sources: np.ndarray, classifier: torch.nn.Module) -> dict:
+def measure_styles(
+    pipeline: StableDiffusionImg2ImgPipeline, sources: np.ndarray, classifier: torch.nn.Module
+) -> dict[str, dict[str, float | dict[str, int]]]:
     """Per style: the classifier's hit rate on true and generated pictures, gradient energy ratio, correlation."""
-    report = {}
+    report: dict[str, dict[str, float | dict[str, int]]] = {}
     for number, style in enumerate(STYLES, 1):
         true = np.stack([stylise(p, style, layout_noise((SEED, i), *p.shape[:2])) for i, p in enumerate(sources)])
         painted = np.stack([paint(pipeline, picture, style) for picture in sources])
@@ -137,9 +139,9 @@ def measure_styles(pipeline: StableDiffusionImg2ImgPipeline, sources: np.ndarray
     return report
 
 
-def measure_flicker(pipeline: StableDiffusionImg2ImgPipeline, clips: Path) -> dict:
+def measure_flicker(pipeline: StableDiffusionImg2ImgPipeline, clips: Path) -> dict[str, dict[str, float]]:
     """Warp error of fixed-noise results over that of the source, six neighbouring frames of each moving clip."""
-    report = {}
+    report: dict[str, dict[str, float]] = {}
     for clip, first in MOVING.items():
         sources = [middle_square(frame) for frame in spread_frames(clips / clip, 6, first, first + 6)]
         report[clip] = {}
@@ -150,7 +152,7 @@ def measure_flicker(pipeline: StableDiffusionImg2ImgPipeline, clips: Path) -> di
     return report
 
 
-def measure_painter(model: Path, data: Path, work: Path, to: Path) -> dict:
+def measure_painter(model: Path, data: Path, work: Path, to: Path) -> dict[str, object]:
     """All numbers of a model folder as a JSON file: strength .5, 8 steps (4 evaluations), CFG 2, one thread.
 
     data holds clips/ with the held-out clips, work the squares that train the style classifier.

@@ -2,7 +2,7 @@
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +37,8 @@ class TrainingSettings:
     @classmethod
     def for_this_machine(cls, **changes: int) -> "TrainingSettings":
         """Settings for the GPU where there is one, else for the CPU; changes win."""
-        large = {"autoencoder_batch": 64, "denoiser_batch": 256, "crop": 32, "compiled": True, "processes": 8}
-        return cls(**{**(large if torch.cuda.is_available() else {}), **changes})
+        large = cls(autoencoder_batch=64, denoiser_batch=256, crop=32, compiled=True, processes=8)
+        return cls(**(asdict(large if torch.cuda.is_available() else cls()) | changes))
 
 
 def train_painter(
@@ -119,7 +119,7 @@ def denoiser_loop(
     settings: TrainingSettings,
     device: torch.device,
     start_from: Path | None = None,
-) -> TrainingLoop:
+) -> TrainingLoop[Painter]:
     """The loop that trains UNet and text encoder, at its last checkpoint if there is one."""
     torch.manual_seed(settings.seed)
     painter = Painter()

@@ -49,8 +49,8 @@ def smooth_field(channel: np.ndarray, sigma: float, shape: tuple[int, int]) -> n
     size = 2 * int(np.ceil(3 * sigma)) + 1
     kernel = cv2.getGaussianKernel(size, sigma)
     blurred = cv2.sepFilter2D(channel, -1, kernel, kernel, borderType=cv2.BORDER_REFLECT_101)
-    blurred /= float((kernel**2).sum())
-    return cv2.resize(blurred, shape[::-1], interpolation=cv2.INTER_CUBIC)
+    scaled: np.ndarray = blurred / float((kernel**2).sum())
+    return cv2.resize(scaled, shape[::-1], interpolation=cv2.INTER_CUBIC)
 
 
 def peaks(channel: np.ndarray, jitter: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +84,8 @@ def wave(real: np.ndarray, imaginary: np.ndarray, angle: float, period: float, s
     # the wave's amplitude, a complex number that varies slowly
     a = smooth_field(real * cosine + imaginary * sine, spread, (height, width))
     b = smooth_field(imaginary * cosine - real * sine, spread, (height, width))
-    return (a * np.cos(phase) - b * np.sin(phase)) / np.sqrt(a * a + b * b + 1e-6)
+    waves: np.ndarray = (a * np.cos(phase) - b * np.sin(phase)) / np.sqrt(a * a + b * b + 1e-6)
+    return waves
 
 
 def luminance(picture: np.ndarray) -> np.ndarray:
@@ -95,13 +96,15 @@ def luminance(picture: np.ndarray) -> np.ndarray:
 def ramp(values: np.ndarray, low: float | np.ndarray, high: float | np.ndarray) -> np.ndarray:
     """Smooth step from 0 at low to 1 at high."""
     t = np.clip((values - low) / (high - low), 0, 1)
-    return t * t * (3 - 2 * t)
+    smooth: np.ndarray = t * t * (3 - 2 * t)
+    return smooth
 
 
 def saturate(picture: np.ndarray, gain: float) -> np.ndarray:
     """Colours moved away from grey by a gain; float (H, W, 3) in, the same out."""
-    grey = picture.mean(2, keepdims=True)
-    return grey + gain * (picture - grey)
+    grey: np.ndarray = picture.mean(2, keepdims=True)
+    coloured: np.ndarray = grey + gain * (picture - grey)
+    return coloured
 
 
 def stroke_angles(picture: np.ndarray) -> np.ndarray:
@@ -114,7 +117,8 @@ def stroke_angles(picture: np.ndarray) -> np.ndarray:
     weight = np.sqrt(cosine**2 + sine**2) + 0.03
     flat = 2 * STROKE_ANGLE + np.pi
     cosine, sine = cosine / weight + 0.4 * np.cos(flat), sine / weight + 0.4 * np.sin(flat)
-    return (0.5 * np.arctan2(sine, cosine) + np.pi / 2).astype(np.float32)
+    angles: np.ndarray = 0.5 * np.arctan2(sine, cosine) + np.pi / 2
+    return angles.astype(np.float32)
 
 
 def along(angles: np.ndarray, noise: np.ndarray, turn: float, period: float) -> np.ndarray:
@@ -124,7 +128,8 @@ def along(angles: np.ndarray, noise: np.ndarray, turn: float, period: float) -> 
         weight = np.clip(np.cos(2 * (angles - angle)), 0, 1) ** 6
         total += weight * wave(noise[0], noise[1], angle + turn, period, 0.9)
         power += weight**2
-    return total / np.sqrt(power)
+    mixed: np.ndarray = total / np.sqrt(power)
+    return mixed
 
 
 def oil_painting(picture: np.ndarray, noise: np.ndarray) -> np.ndarray:
@@ -140,7 +145,8 @@ def oil_painting(picture: np.ndarray, noise: np.ndarray) -> np.ndarray:
     dragged = cv2.remap(ground, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     paint = saturate(dragged.astype(np.float32), 1.35)
     warmth = smooth_field(noise[3], 0.8, angles.shape)[..., None] * np.array([5, 0, -5], np.float32)
-    return paint + warmth + strokes[..., None] * (13 + 0.12 * paint)
+    lit: np.ndarray = paint + warmth + strokes[..., None] * (13 + 0.12 * paint)
+    return lit
 
 
 def tint(noise: np.ndarray, cells: np.ndarray, strength: float) -> np.ndarray:
@@ -159,13 +165,15 @@ def ink_drawing(picture: np.ndarray, noise: np.ndarray) -> np.ndarray:
     second = hatching(wave(noise[6], noise[7], -np.pi / 4, CELL), 0.6 * ramp(-tone, -0.3, -0.05))
     solid = ramp(-tone, -0.10, -0.03)
     ink = 1 - (1 - contour) * (1 - first) * (1 - second) * (1 - solid)
-    return PAPER + ink[..., None] * (INK - PAPER)
+    drawn: np.ndarray = PAPER + ink[..., None] * (INK - PAPER)
+    return drawn
 
 
 def hatching(lines: np.ndarray, coverage: np.ndarray) -> np.ndarray:
     """Ink 0..1 where a wave is above the level that covers the asked share of the area."""
     level = np.cos(np.pi * coverage)
-    return ramp(lines, level - 0.25, level + 0.25) * ramp(coverage, 0.02, 0.12)
+    inked: np.ndarray = ramp(lines, level - 0.25, level + 0.25) * ramp(coverage, 0.02, 0.12)
+    return inked
 
 
 def mosaic(picture: np.ndarray, noise: np.ndarray) -> np.ndarray:
@@ -190,7 +198,8 @@ def mosaic(picture: np.ndarray, noise: np.ndarray) -> np.ndarray:
     shade = cv2.Sobel(bevel, cv2.CV_32F, 1, 0) + cv2.Sobel(bevel, cv2.CV_32F, 0, 1)
     tiles = tiles + 3.2 * shade[..., None]
     grout = 1 - ramp(depth, 0.6, 2.2)
-    return tiles + grout[..., None] * (GROUT - tiles)
+    laid: np.ndarray = tiles + grout[..., None] * (GROUT - tiles)
+    return laid
 
 
 def watercolour(picture: np.ndarray, noise: np.ndarray) -> np.ndarray:
@@ -212,7 +221,8 @@ def watercolour(picture: np.ndarray, noise: np.ndarray) -> np.ndarray:
     colour = 1 - 0.8 * (1 - np.clip(colour, 0, 1))
     pigment = 1 - colour.mean(2)
     change = -1.7 * np.clip(rim, 0, 1) + (0.035 * granulation + 0.015 * bloom) * (0.15 + pigment)
-    return np.clip(colour + change[..., None], 0, 1) * (0.25 * PAPER + 0.75 * 252)
+    washes: np.ndarray = np.clip(colour + change[..., None], 0, 1) * (0.25 * PAPER + 0.75 * 252)
+    return washes
 
 
 STYLES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {

@@ -25,8 +25,8 @@ Number = TypeVar("Number", np.uint8, np.uint16)
 Planes: TypeAlias = np.ndarray[tuple[int, int, int], np.dtype[Number]]
 
 _EXACT = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-_PLANES = (1, 2, 0)
-"""The channel of RGB that each plane of FFmpeg's gbrp holds."""
+_PLANES = (1, 2, 0, 3)
+"""The channel of RGB, then opacity, that each plane of FFmpeg's gbrp and gbrap holds."""
 _SWSCALE = {
     "bt601": Colorspace.ITU601,
     "bt709": Colorspace.ITU709,
@@ -75,24 +75,39 @@ def bits_of(format_name: str) -> int:
     return max((component.bits for component in VideoFormat(format_name).components), default=8)
 
 
-class ToRgb:
-    """Decoded pictures to uint8 [3, H, W] of `size` = (height, width), turned upright by `orientation`.
+def has_alpha(format_name: str) -> bool:
+    """Whether a pixel format holds opacity."""
+    return any(component.is_alpha for component in VideoFormat(format_name).components)
 
-    High dynamic range becomes BT.709.
+
+class ToRgb:
+    """Decoded pictures to [3, H, W] of `size` = (height, width), turned upright by `orientation`.
+
+    High dynamic range becomes BT.709. deep: in uint16 instead of uint8. alpha: with the opacity [H, W] of pictures
+    that have it.
     """
 
-    def __init__(self, size: tuple[int, int], orientation: Orientation) -> None:
+    def __init__(
+        self, size: tuple[int, int], orientation: Orientation, *, deep: bool = False, alpha: bool = False
+    ) -> None:
         self._orientation = orientation
         self._size = orientation.size(size)
+        self._deep, self._alpha = deep, alpha
         self._reformatter = VideoReformatter()
 
-    def __call__(self, picture: VideoFrame) -> Tensor:
+    def __call__(self, picture: VideoFrame) -> tuple[Tensor, Tensor | None]:
         colour = colour_of(picture)
-        if colour.transfer == "sdr":
-            rgb = self._planes(picture, colour, "gbrp", np.uint8)
+        planar = "gbrap" if self._alpha and has_alpha(picture.format.name) else "gbrp"
+        planes: Planes[np.uint8] | Planes[np.uint16]
+        if colour.transfer != "sdr":
+            mapped = to_bt709(self._planes(picture, colour, "gbrp16le", np.uint16), colour.transfer)
+            planes = mapped * np.uint16(257) if self._deep else mapped
+        elif self._deep:
+            planes = self._planes(picture, colour, planar + "16le", np.uint16)
         else:
-            rgb = to_bt709(self._planes(picture, colour, "gbrp16le", np.uint16), colour.transfer)
-        return torch.from_numpy(self._orientation.apply(rgb))
+            planes = self._planes(picture, colour, planar, np.uint8)
+        upright = torch.from_numpy(self._orientation.apply(planes))
+        return upright[:3], upright[3] if len(upright) > 3 else None
 
     def _planes(self, picture: VideoFrame, colour: Colour, planar: str, dtype: type[Number]) -> Planes[Number]:
         height, width = self._size
@@ -107,14 +122,14 @@ class ToRgb:
             interpolation=_interpolation((picture.height, picture.width), self._size),
             threads=1,
         )
-        rgb = np.empty((3, height, width), dtype)
-        for plane, channel in zip(converted.planes, _PLANES, strict=True):
+        rgb = np.empty((len(converted.planes), height, width), dtype)
+        for plane, channel in zip(converted.planes, _PLANES, strict=False):
             rgb[channel] = _pixels(plane, width, height, dtype)
         return rgb
 
 
 class FromRgb:
-    """uint8 [3, H, W] to pictures of `pixel_format`: limited-range BT.709 and tagged so, or plain RGB.
+    """uint8 or uint16 [3, H, W] to pictures of `pixel_format`: limited-range BT.709 and tagged so, or plain RGB.
 
     Where `size` is larger than the picture by a row or a column, the last row or column is repeated.
     """
@@ -125,13 +140,16 @@ class FromRgb:
         self._rgb = VideoFormat(pixel_format).is_rgb
         self._reformatter = VideoReformatter()
 
-    def __call__(self, rgb: Tensor) -> VideoFrame:
+    def __call__(self, rgb: Tensor, alpha: Tensor | None = None) -> VideoFrame:
         height, width = self._size
-        planar = VideoFrame(width, height, "gbrp")
         source = rgb.cpu().numpy()
+        if alpha is not None:
+            source = np.concatenate([source, alpha.cpu().numpy()[None]])
+        deep = source.dtype == np.uint16
+        planar = VideoFrame(width, height, ("gbrp" if alpha is None else "gbrap") + ("16le" if deep else ""))
         rows, columns = source.shape[1:]
-        for plane, channel in zip(planar.planes, _PLANES, strict=True):
-            target = _pixels(plane, width, height, np.uint8)
+        for plane, channel in zip(planar.planes, _PLANES, strict=False):
+            target = _pixels(plane, width, height, np.uint16) if deep else _pixels(plane, width, height, np.uint8)
             target[:rows, :columns] = source[channel]
             target[:rows, columns:] = source[channel][:, -1:]
             target[rows:] = target[rows - 1]

@@ -1,4 +1,4 @@
-"""What a ClipWriter writes with: a stream of one of FFmpeg's codecs, a GIF, or numbered pictures.
+"""What a ClipWriter writes with: a stream of one of FFmpeg's codecs or a GIF; `picture_encoder` has numbered pictures.
 
 Each takes RGB pictures with times and writes under a temporary name; `publish` gives the final name.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +18,6 @@ import torch
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
-from PIL import Image
 from torch import Tensor
 
 from flowguide.errors import UsageError, VideoError
@@ -39,13 +37,14 @@ UNITS_OF_GIF, SHORTEST_DELAY = 100, 2
 
 
 class TakesSound(Protocol):
-    def add_sound(self, path: str, start: Fraction, *, ends_with_pictures: bool) -> None:
-        """Take the sound of `path`, whose second `start` is 0 here; to be called before the first picture."""
+    def add_sound(self, path: str, start: Fraction, *, ends_with_pictures: bool, only: int | None = None) -> None:
+        """Take the sound of `path`, whose second `start` is 0 here, or its stream `only`; before the first picture."""
 
 
 class Encoder(TakesSound, Protocol):
-    def write(self, rgb: Tensor, pts: int) -> None:
-        """Encode uint8 [3, H, W]; pts increase and are in units of the time base."""
+    def write(self, rgb: Tensor, pts: int, alpha: Tensor | None = None) -> None:
+        """Encode uint8 or uint16 [3, H, W], with opacity [H, W] or without; pts increase and are in units of the time
+        base."""
 
     def finish(self) -> None:
         """Write what is still held and close."""
@@ -105,13 +104,13 @@ class StreamEncoder:
         stream.codec_context.open()
         return stream
 
-    def add_sound(self, path: str, start: Fraction, *, ends_with_pictures: bool) -> None:
-        self._sound = Sound(path, start, self._output, self._kind)
+    def add_sound(self, path: str, start: Fraction, *, ends_with_pictures: bool, only: int | None = None) -> None:
+        self._sound = Sound(path, start, self._output, self._kind, only)
         if ends_with_pictures:
             self._sound_ahead = Fraction(0)
 
-    def write(self, rgb: Tensor, pts: int) -> None:
-        picture = self._from_rgb(rgb)
+    def write(self, rgb: Tensor, pts: int, alpha: Tensor | None = None) -> None:
+        picture = self._from_rgb(rgb, alpha)
         picture.pts, picture.time_base = pts, self._time_base
         self._last_pts = pts
         with explained(self._path):
@@ -135,7 +134,7 @@ class StreamEncoder:
 
     def publish(self) -> None:
         with explained(self._path):
-            _replace(self._unfinished, self._path)
+            replace_durably(self._unfinished, self._path)
 
     def abandon(self) -> None:
         for part in (self._sound, getattr(self, "_output", None)):
@@ -173,10 +172,10 @@ class GifEncoder:
             self._unfinished.unlink(missing_ok=True)
             raise
 
-    def add_sound(self, path: str, start: Fraction, *, ends_with_pictures: bool) -> None:
+    def add_sound(self, path: str, start: Fraction, *, ends_with_pictures: bool, only: int | None = None) -> None:
         log.warning("%s: a GIF has no sound; it is left out.", self._path)
 
-    def write(self, rgb: Tensor, pts: int) -> None:
+    def write(self, rgb: Tensor, pts: int, alpha: Tensor | None = None) -> None:
         self._store.write(rgb, len(self._pts))
         self._pts.append(pts)
 
@@ -207,46 +206,12 @@ class GifEncoder:
     def publish(self) -> None:
         self._waiting.unlink(missing_ok=True)
         with explained(self._path):
-            _replace(self._unfinished, self._path)
+            replace_durably(self._unfinished, self._path)
 
     def abandon(self) -> None:
         self._store.abandon()
         for left in (self._waiting, self._unfinished):
             left.unlink(missing_ok=True)
-
-
-class PictureEncoder:
-    """Numbered PNG files, from 0 on; they appear together when all are written."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._count = 0
-        self._unfinished = unfinished_name(path)
-        self.abandon()
-        with explained(path):
-            self._unfinished.mkdir()
-
-    def add_sound(self, path: str, start: Fraction, *, ends_with_pictures: bool) -> None:
-        log.warning("%s: numbered pictures have no sound; it is left out.", self._path)
-
-    def write(self, rgb: Tensor, pts: int) -> None:
-        picture = Image.fromarray(rgb.permute(1, 2, 0).contiguous().cpu().numpy())
-        with explained(self._path):
-            picture.save(self._unfinished / (self._path.name % self._count), compress_level=4)
-        self._count += 1
-
-    def finish(self) -> None:
-        """All is written already."""
-
-    def publish(self) -> None:
-        with explained(self._path):
-            for number in range(self._count):
-                name = self._path.name % number
-                _replace(self._unfinished / name, self._path.with_name(name))
-            self._unfinished.rmdir()
-
-    def abandon(self) -> None:
-        shutil.rmtree(self._unfinished, ignore_errors=True)
 
 
 def unfinished_name(path: Path) -> Path:
@@ -268,7 +233,7 @@ def _create(unfinished: Path, target: Path) -> None:
         unfinished.open("wb").close()
 
 
-def _replace(unfinished: Path, target: Path) -> None:
+def replace_durably(unfinished: Path, target: Path) -> None:
     """Rename what is complete, its bytes on the disk first: power lost now leaves the old file or the new one."""
     with unfinished.open("rb") as file:
         os.fsync(file.fileno())

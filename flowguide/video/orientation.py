@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeVar
 
 import numpy as np
 from av.sidedata.sidedata import SideData
 from av.video.frame import VideoFrame
 
-Pixels: TypeAlias = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
+Pixels = TypeVar("Pixels", bound=np.ndarray[tuple[int, int, int], np.dtype[np.integer[Any]]])
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Orientation:
         return (size[1], size[0]) if self.transpose else size
 
     def apply(self, rgb: Pixels) -> Pixels:
-        """The stored picture [3, H, W] as it is to be seen, contiguous."""
+        """The stored picture [channels, H, W] as it is to be seen, contiguous."""
         if self.transpose:
             rgb = rgb.transpose(0, 2, 1)
         rows = slice(None, None, -1 if self.flip_rows else 1)
         columns = slice(None, None, -1 if self.flip_columns else 1)
-        return np.ascontiguousarray(rgb[:, rows, columns])
+        return np.ascontiguousarray(rgb[:, rows, columns])  # type: ignore[return-value]
 
 
 UPRIGHT = Orientation()

@@ -12,6 +12,7 @@ from types import TracebackType
 from flowguide.errors import UsageError
 from flowguide.types import ClipInfo, Frame
 
+from .choice import at_rate, units_of
 from .colour import ToRgb
 from .filters import Timed
 from .images import open_pictures
@@ -33,7 +34,10 @@ class ClipReader:
         first frame given out becomes pts 0, and sound taken from this reader moves with it.
     max_frames: stop after so many frames.
     every: give out each n-th frame only; times stay.
-    video_stream: which video stream, from 0, where there are several.
+    frame_rate: give out frames at this rate, left out or repeated as `choice.at_rate` does; `every` counts them.
+    video_stream, audio_stream: which stream, from 0, where there are several; without one the first video stream,
+        and all sound.
+    alpha: give out the opacity of frames that have it. deep: give out uint16 instead of uint8.
     pictures_per_second: of pictures in files, which do not say it; 24 where it is not given.
 
     Raises VideoError for what cannot be read, UsageError for a range or size that cannot be given. Damage inside the
@@ -49,16 +53,23 @@ class ClipReader:
         end_seconds: float | None = None,
         max_frames: int | None = None,
         every: int = 1,
+        frame_rate: Fraction | None = None,
         video_stream: int | None = None,
+        audio_stream: int | None = None,
         pictures_per_second: Fraction | None = None,
+        alpha: bool = False,
+        deep: bool = False,
     ) -> None:
         _check_selection(start_seconds, end_seconds, max_frames, every)
-        self._source = open_pictures(os.fspath(path), pictures_per_second) or Source(path, stream=video_stream)
+        pictures = open_pictures(os.fspath(path), pictures_per_second, alpha=alpha)
+        self._source = pictures or Source(path, stream=video_stream)
+        self.audio_stream = audio_stream
         try:
             clip = self._source.info
             self._size = fit_size(clip.size, size)
-            self._every = every
+            self._every, self._frame_rate = every, frame_rate
             self._max_frames = max_frames
+            self._alpha, self._deep = alpha and clip.alpha, deep
             self._first_pts = clip.start_pts or 0
             self._end_pts = None if end_seconds is None else self._pts_at(end_seconds)
             self._rebased = start_seconds is not None
@@ -66,8 +77,13 @@ class ClipReader:
         except BaseException:
             self._source.close()
             raise
-        rate = clip.frame_rate / every if clip.frame_rate else None
-        self.info = replace(clip, size=self._size, frame_rate=rate)
+        rate = frame_rate or clip.frame_rate
+        self.info = replace(
+            clip,
+            size=self._size,
+            frame_rate=rate / every if rate else None,
+            time_base=units_of(clip.time_base, frame_rate) if frame_rate else clip.time_base,
+        )
         self._frames = self._read()
 
     info: ClipInfo
@@ -81,7 +97,7 @@ class ClipReader:
     @property
     def start(self) -> Fraction:
         """Seconds in the file's own time of what is 0 in the times given out: 0 unless a start was asked for."""
-        return self._origin * self.info.time_base
+        return self._origin * self._source.info.time_base
 
     @property
     def is_part(self) -> bool:
@@ -123,9 +139,13 @@ class ClipReader:
         self._origin = first[0] if self._rebased else 0
 
     def _read(self) -> Generator[Frame, None, None]:
-        to_rgb = ToRgb(self._size, self._source.orientation)
+        to_rgb = ToRgb(self._size, self._source.orientation, deep=self._deep, alpha=self._alpha)
         stored_size = self._source.stored_size
-        pictures = itertools.takewhile(lambda found: not self._is_past(found[0]), self._pictures)
+        pictures: Iterator[Timed] = itertools.takewhile(lambda found: not self._is_past(found[0]), self._pictures)
+        origin = self._origin
+        if self._frame_rate:
+            pictures = at_rate(pictures, self._source.info.time_base, self._frame_rate)
+            origin = round(self.start / self.info.time_base)
         for index, (pts, picture) in enumerate(itertools.islice(pictures, 0, None, self._every)):
             if (picture.height, picture.width) != stored_size:
                 stored_size = picture.height, picture.width
@@ -133,7 +153,8 @@ class ClipReader:
                     "%s: the picture size changes to %dx%d at frame %d; resized to the first frame's.",
                     self.info.path, picture.width, picture.height, index,
                 )  # fmt: skip
-            yield Frame(to_rgb(picture), index, pts - self._origin, self.info.time_base)
+            rgb, opacity = to_rgb(picture)
+            yield Frame(rgb, index, pts - origin, self.info.time_base, opacity)
             if index + 1 == self._max_frames:
                 return
 

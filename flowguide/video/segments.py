@@ -24,13 +24,13 @@ from flowguide.types import Frame
 
 from .decode_times import decode_times, ranks
 from .encoders import SOUND_AHEAD, StreamEncoder, exact_times, explained
-from .formats import CODECS, CONTAINERS, Codec, container_for
+from .formats import CODECS, CONTAINERS, PICTURES, Codec, container_for
 from .reader import ClipReader
 from .sound import Sound
 from .writer import ASSUMED_RATE, begin_sound, say_what_changes
 
-WAITING = "mkv", CODECS["ffv1"]
-"""Suffix and codec of the segments of a file that cannot be put together from packets: they keep every bit."""
+WAITING = ".mkv"
+"""Suffix of the segments of a file that cannot be put together from packets; they are FFV1 and keep every bit."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,13 @@ class Segment:
 
 def copies_packets(output: str | os.PathLike[str]) -> bool:
     """Whether `output` is made of its segments' packets; a GIF, a WebP and pictures are encoded from their frames."""
-    return container_for(output).format not in ("gif", "webp", "png")
+    return container_for(output).format not in ("gif", "webp", PICTURES)
+
+
+def waiting_codec(codec: Codec) -> Codec:
+    """The codec without loss that keeps what `codec` will be given: its bits, and opacity where it has it."""
+    lossless = CODECS["ffv1-16" if codec.deep else "ffv1"]
+    return lossless.with_alpha() if codec.pixel_format == codec.alpha_format else lossless
 
 
 class SegmentWriter:
@@ -66,12 +72,12 @@ class SegmentWriter:
     ) -> None:
         """path: the segment's file. output, codec: what it will be joined into."""
         copied = copies_packets(output)
-        kind = container_for(output) if copied else CONTAINERS[".mkv"]
+        kind = container_for(output) if copied else CONTAINERS[WAITING]
         self.path, self.pts = path, list[int]()
         self._encoder = StreamEncoder(
             path,
             replace(kind, options={}),
-            codec if copied else WAITING[1],
+            codec if copied else waiting_codec(codec),
             size=size,
             time_base=time_base,
             frame_rate=rate or ASSUMED_RATE,
@@ -81,7 +87,7 @@ class SegmentWriter:
     def write(self, frame: Frame) -> None:
         """Encode `frame`; the segment's own time begins at 0, so that it depends on nothing before it."""
         self.pts.append(frame.pts)
-        self._encoder.write(frame.rgb, frame.pts - self.pts[0])
+        self._encoder.write(frame.rgb, frame.pts - self.pts[0], frame.alpha)
 
     def finish(self) -> Segment:
         """Complete the file, on the disk, and tell what is in it."""
@@ -159,6 +165,8 @@ class _Joined:
             template = first.streams.video[0]
             self._stream = self._output.add_stream_from_template(template, opaque=True)
             self._stream.time_base = time_base
+            if "alpha_mode" in template.metadata:  # How WebM says that its pictures have opacity.
+                self._stream.metadata["alpha_mode"] = template.metadata["alpha_mode"]
             if codec.mp4_tag and self._kind.exact_times:
                 self._stream.codec_context.codec_tag = codec.mp4_tag
 
@@ -170,8 +178,8 @@ class _Joined:
             self._sound.close()
         self._output.close()
 
-    def add_sound(self, path: str, start: Fraction, *, ends_with_pictures: bool) -> None:
-        self._sound = Sound(path, start, self._output, self._kind)
+    def add_sound(self, path: str, start: Fraction, *, ends_with_pictures: bool, only: int | None = None) -> None:
+        self._sound = Sound(path, start, self._output, self._kind, only)
         if ends_with_pictures:
             self._ahead = Fraction(0)
 

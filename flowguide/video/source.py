@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import logging
 import os
@@ -24,7 +25,7 @@ from av.video.stream import VideoStream
 from flowguide.errors import UsageError, VideoError
 from flowguide.types import ClipInfo
 
-from .colour import bits_of, colour_of
+from .colour import bits_of, colour_of, has_alpha
 from .filters import Timed, deinterlaced
 from .orientation import UPRIGHT, orientation_of
 
@@ -43,6 +44,11 @@ PLAUSIBLE_RATE = 1000
 MOST_ASPECT = 4
 """Pixels wider or higher than this are a damaged header."""
 STDIN = "-"
+_GONE = frozenset({
+    errno.EIO, errno.ENOENT, errno.EACCES, errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT,
+    errno.ECONNRESET,
+})  # fmt: skip
+"""What reading a file gives whose disk or network has gone; unlike damage, it may pass."""
 _MATROSKA_DURATION = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
 
 
@@ -117,7 +123,11 @@ class Source:
         self._stream.codec_context.thread_count = SLICE_THREADS if careful else FRAME_THREADS
 
     def close(self) -> None:
+        """Close the file; iterators over its pictures end, and its decoder's threads."""
         self._container.close()
+        self._decoded = iter(())
+        # The decoder lives as long as its stream is held, and generators hold this object in a cycle.
+        self.__dict__.pop("_stream", None)
 
     @property
     def losses(self) -> list[str]:
@@ -155,6 +165,10 @@ class Source:
             try:
                 packet = next(packets, None)
             except av.error.FFmpegError as error:
+                if error.errno in _GONE:
+                    raise VideoError(
+                        f"{self.path} can no longer be read ({_reason(error)}); make it available again."
+                    ) from error
                 packet, self._stopped = None, _reason(error)
             for picture in self._pictures_in(packet) if packet is not None or self._stopped else []:
                 self._count += 1
@@ -225,6 +239,8 @@ class Source:
             mirrored=self.orientation.mirrored,
             transfer=colour.transfer,
             interlaced=picture.interlaced_frame,
+            alpha=has_alpha(picture.format.name),
+            subtitles=len(container.streams.subtitles),
         )
 
     def _warn_of_the_unusual(self, picture: VideoFrame) -> None:
@@ -233,6 +249,9 @@ class Source:
             log.warning("%s: colour matrix %d is not known; read as %s.", self.path, picture.colorspace, colour.matrix)
         if colour.transfer != "sdr":
             log.warning("%s: high dynamic range (%s) is mapped to BT.709.", self.path, colour.transfer.upper())
+        tags = {name.lower(): value for name, value in self._stream.metadata.items()}
+        if tags.get("alpha_mode") == "1" and not has_alpha(picture.format.name):
+            log.warning("%s: its opacity is not read; give it as ProRes 4444, FFV1 or PNG to keep it.", self.path)
         if orientation_of(picture) is None:
             log.warning("%s: its display matrix is no quarter turn; shown as stored.", self.path)
         if picture.interlaced_frame:

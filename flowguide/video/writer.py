@@ -11,8 +11,9 @@ from types import TracebackType
 from flowguide.errors import UsageError, VideoError
 from flowguide.types import Frame
 
-from .encoders import Encoder, GifEncoder, PictureEncoder, StreamEncoder, TakesSound
-from .formats import NUMBERED, Codec, codec_for, container_for
+from .encoders import Encoder, GifEncoder, StreamEncoder, TakesSound
+from .formats import NUMBERED, PICTURES, Codec, codec_for, container_for
+from .picture_encoder import PictureEncoder
 from .reader import ClipReader
 from .source import STDIN, log
 
@@ -69,8 +70,8 @@ class ClipWriter:
         self._chosen = chosen = codec if isinstance(codec, Codec) else codec_for(path, codec)
         if self._kind.format == "gif":
             self._encoder: Encoder = GifEncoder(Path(path), size=size, time_base=time_base)
-        elif self._kind.format == "png":
-            self._encoder = PictureEncoder(Path(path))
+        elif self._kind.format == PICTURES:
+            self._encoder = PictureEncoder(Path(path), chosen, size)
         else:
             self._encoder = StreamEncoder(
                 Path(path),
@@ -88,7 +89,7 @@ class ClipWriter:
         if self._last_pts is None:
             self._begin(frame.pts)
         self._last_pts = frame.pts
-        self._encoder.write(frame.rgb, frame.pts - self._shift)
+        self._encoder.write(frame.rgb, frame.pts - self._shift, frame.alpha)
         self.frames_written += 1
 
     def close(self) -> None:
@@ -160,15 +161,15 @@ def begin_sound(
     encoder: TakesSound, path: str, audio_from: ClipReader | str | os.PathLike[str], shift_seconds: Fraction
 ) -> None:
     """Let `encoder` take the sound of a file or of a reader's part of it, whose time `shift_seconds` becomes 0."""
-    start, is_part = Fraction(0), False
+    start, is_part, only = Fraction(0), False, None
     if isinstance(audio_from, ClipReader):
-        if audio_from.info.audio_codec is None:
+        if audio_from.info.audio_codec is None and not audio_from.info.subtitles:
             return
-        start, is_part = audio_from.start, audio_from.is_part
+        start, is_part, only = audio_from.start, audio_from.is_part, audio_from.audio_stream
     if _path_of(audio_from) == STDIN:
         log.warning("%s: standard input can be read once only; its sound is left out.", path)
         return
-    encoder.add_sound(_path_of(audio_from), start + shift_seconds, ends_with_pictures=is_part)
+    encoder.add_sound(_path_of(audio_from), start + shift_seconds, ends_with_pictures=is_part, only=only)
 
 
 def check_output(path: str | os.PathLike[str], sources: Iterable[str | os.PathLike[str]] = ()) -> None:
@@ -180,8 +181,8 @@ def check_output(path: str | os.PathLike[str], sources: Iterable[str | os.PathLi
     kind = container_for(path)
     if not target.parent.is_dir():
         raise VideoError(f"{path} cannot be written: the folder {target.parent} does not exist; make it first.")
-    if kind.format == "png" and not NUMBERED.search(target.name):
-        raise UsageError(f"{path} would be one picture; number them, such as {target.stem}_%06d.png.")
+    if kind.format == PICTURES and not NUMBERED.search(target.name):
+        raise UsageError(f"{path} would be one picture; number them, such as {target.stem}_%06d{target.suffix}.")
     for source in sources:
         same_file = target.exists() and Path(source).exists() and target.samefile(source)
         if same_file or target.absolute() == Path(source).absolute():

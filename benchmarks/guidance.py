@@ -1,0 +1,135 @@
+"""How much of a painted clip's unsteadiness does guidance take away, and does it stay sharp? Real clips, one run.
+
+    python benchmarks/guidance.py steady CLIPS_FOLDER PAINTERS_FOLDER --frames 32
+
+`steady`: clips painted frame by frame by ONNX style networks (input `rgb` float [N, 3, H, W] in 0..255, output the
+same), then steadied. A row's excess is (E - E_source) / (E_painted - E_source), E being E_warp with flow and mask of
+the source (docs/math.md, section 8), by an estimator that did not guide. `excess_same_flow` is of the same strategy
+guided and measured by one estimator: what resampling leaves even where nobody disagrees about the flow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from results import write_result
+
+from flowguide.config import SteadyConfig
+from flowguide.guidance.anchors import Finished
+from flowguide.metrics import Report, measure
+from flowguide.ops import from_model
+from flowguide.steady import Steadier
+from flowguide.types import Frame
+from flowguide.video import ClipReader
+
+CLIPS = {
+    "flower.mp4": 0.0,
+    "people-static-camera.mp4": 9.0,
+    "hand-gesture.mkv": 0.0,
+    "big-buck-bunny-480p.mp4": 4.0,
+    "tears-of-steel-battle-clip-medium.webm": 14.5,
+    "chaplin.mp4": 1.0,
+    "cars-static-camera.mp4": 3.0,
+    "friday.mp4": 0.0,
+}
+"""Clip -> second at which the measured part begins: one shot in which something moves."""
+LAGS = (1, 4, 16)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["steady"])
+    parser.add_argument("clips", type=Path, help="folder with the clips")
+    parser.add_argument("painters", type=Path, help="folder with the ONNX painters")
+    parser.add_argument("--frames", type=int, default=32)
+    parser.add_argument("--height", type=int, default=256)
+    parser.add_argument("--only", nargs="*", default=list(CLIPS), help="names of clips")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/guidance-steady-cpu.json"))
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    painters = sorted(chosen.painters.glob("*.onnx"))
+    rows = [row for name in chosen.only for row in steady_rows(chosen, name, painters)]
+    write_result(chosen.out, rows, settings={"frames": chosen.frames, "height": chosen.height})
+
+
+def steady_rows(chosen: argparse.Namespace, name: str, painters: Sequence[Path]) -> list[dict[str, Any]]:
+    with ClipReader(
+        chosen.clips / name, size=chosen.height, start_seconds=CLIPS[name], max_frames=chosen.frames
+    ) as reader:
+        source = [_cropped(frame) for frame in reader]
+    return [steady_row(name, source, painter, chosen.threads) for painter in painters]
+
+
+def steady_row(name: str, source: list[Frame], painter: Path, threads: int) -> dict[str, Any]:
+    painted = paint(source, painter, threads)
+    began = time.perf_counter()
+    steadier = Steadier()
+    steady = [_frame(finished) for finished in steadier(source, painted)]
+    milliseconds = 1000.0 * (time.perf_counter() - began) / len(source)
+    report = _measured(source, painted, steady, "farneback")
+    same = {flow: [_frame(done) for done in Steadier(SteadyConfig(flow=flow))(source, painted)] for flow in ("dis",)}
+    row: dict[str, Any] = {
+        "clip": name,
+        "painter": painter.stem,
+        "flow_of_metric": report.estimator,
+        "e_warp_1": {clip.name: clip.warp_error[1].l1 for clip in report.clips},
+        **{f"excess_{lag}": _excess(report, lag) for lag in LAGS},
+        **{f"excess_{lag}_by_dis": _excess(_measured(source, painted, steady, "dis"), lag) for lag in (1, 16)},
+        "excess_1_same_flow": _excess(_measured(source, painted, same["dis"], "dis"), 1),
+        "sharpness": report["steady"].sharpness,
+        "flicker": {clip.name: clip.flicker for clip in report.clips},
+        "colour_drift": report["steady"].colour_drift,
+        "note": report["painted"].note,
+        "anchors": steadier.anchors,
+        "ms_per_frame": milliseconds,
+    }
+    print({key: value for key, value in row.items() if key not in ("anchors", "flicker")}, flush=True)
+    return row
+
+
+def paint(source: Sequence[Frame], painter: Path, threads: int) -> list[Frame]:
+    """Each frame by itself through the style network."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(painter), options, providers=["CPUExecutionProvider"])
+    painted = []
+    for frame in source:
+        (found,) = session.run(None, {"rgb": frame.rgb[None].numpy().astype(np.float32)})
+        rgb = torch.from_numpy(np.clip(np.rint(found[0]), 0, 255).astype(np.uint8))
+        painted.append(Frame(rgb, frame.index, frame.pts, frame.time_base))
+    return painted
+
+
+def _measured(source: Sequence[Frame], painted: Sequence[Frame], steady: Sequence[Frame], estimator: str) -> Report:
+    clips = {"painted": painted, "steady": steady}
+    return measure(source, clips, lags=LAGS, estimator=estimator, unguided="painted")
+
+
+def _excess(report: Report, lag: int) -> float | None:
+    floor, before, after = (report[name].warp_error[lag].l1 for name in ("source", "painted", "steady"))
+    return None if floor is None or before is None or after is None else (after - floor) / (before - floor)
+
+
+def _cropped(frame: Frame) -> Frame:
+    """The style networks take sides that are multiples of 4."""
+    height, width = (side // 4 * 4 for side in frame.size)
+    return Frame(frame.rgb[:, :height, :width].contiguous(), frame.index, frame.pts, frame.time_base)
+
+
+def _frame(finished: Finished) -> Frame:
+    rgb = from_model(finished.picture[None])[0]
+    assert isinstance(rgb, torch.Tensor)
+    return Frame(rgb, finished.frame.index, finished.frame.pts, finished.frame.time_base)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""What resampling takes from carried pixels is given back: no more than they had when they were painted.
+
+Detail is measured as the squared Laplacian of the luma. A pixel carries its value from the frame in which it was
+painted; in cells where the warped picture has less, its own finest band is amplified until it has as much. Nothing is
+taken from any other picture.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CELL_PX = 16
+"""Side of the cells."""
+RESTORED = 0.95
+"""Share of the detail that is given back: all of it would amplify what interpolation added."""
+LARGEST_GAIN = 1.0
+"""Most that the finest band is amplified by: a zoom has no detail to give back."""
+
+
+def detail(picture: Tensor) -> Tensor:
+    """Squared Laplacian of the luma, [H, W], of a picture [3, H, W]."""
+    return _laplacian(_luma(picture)).square()
+
+
+def restored(picture: Tensor, wanted: Tensor) -> Tensor:
+    """`picture` [3, H, W] with its finest band amplified where its detail is below `wanted` [H, W].
+
+    The gain g solves sum (L(picture) + g L(band))² = wanted over each cell, L the Laplacian of the luma.
+    """
+    band = picture - _blurred(picture)
+    here, fine = _laplacian(_luma(picture)), _laplacian(_luma(band))
+    energy, mixed, fine_energy = _pooled(here.square()), _pooled(here * fine), _pooled(fine.square()).clamp_min(1e-9)
+    missing = (RESTORED * _pooled(wanted) - energy).clamp_min(0.0)
+    gain = ((mixed.square() + fine_energy * missing).sqrt() - mixed) / fine_energy
+    return picture + _spread(gain.clamp(0.0, LARGEST_GAIN), picture.shape[1:]) * band
+
+
+def _luma(picture: Tensor) -> Tensor:
+    return 0.299 * picture[0] + 0.587 * picture[1] + 0.114 * picture[2]
+
+
+def _laplacian(luma: Tensor) -> Tensor:
+    padded = F.pad(luma[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
+    return padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:] - 4.0 * luma
+
+
+def _blurred(picture: Tensor) -> Tensor:
+    """Binomial 1 2 1 along both axes."""
+    padded = F.pad(picture[None], (1, 1, 1, 1), mode="replicate")[0]
+    rows = (padded[:, :-2] + 2.0 * padded[:, 1:-1] + padded[:, 2:]) / 4.0
+    return (rows[:, :, :-2] + 2.0 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 4.0
+
+
+def _pooled(values: Tensor) -> Tensor:
+    return F.avg_pool2d(values[None, None], CELL_PX, ceil_mode=True, count_include_pad=False)[0, 0]
+
+
+def _spread(cells: Tensor, size: torch.Size) -> Tensor:
+    return F.interpolate(cells[None, None], tuple(size), mode="bilinear", align_corners=False)[0, 0]

@@ -1,0 +1,70 @@
+"""Strategy `anchors` with a model: anchors are painted guided by what is known of them, slivers are filled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import ops
+from ..config import RenderConfig
+from ..diffusion.image_to_image import ImageToImage, NoiseKey
+from ..diffusion.image_to_image import Known as Inpainted
+from ..diffusion.init import InitialLatent
+from ..diffusion.sampling import LatentGuide, StepCallback
+from ..types import Frame
+from .anchors import Known
+from .trust import unsharp
+from .weights import WeightInputs, weight_schedule
+
+
+class Generated:
+    """The `Paint` of a renderer: its model paints anchors; frames between them need none."""
+
+    def __init__(
+        self,
+        model: ImageToImage,
+        init: InitialLatent,
+        cell: int,
+        key: Callable[[Frame], NoiseKey],
+        on_step: StepCallback | None,
+    ):
+        self._model, self._init, self._cell, self._key, self._on_step = model, init, cell, key, on_step
+        self.painted = 0
+        """Frames that the model has painted."""
+
+    def configure(self, config: RenderConfig) -> None:
+        """Take over changed settings."""
+        self._config = config
+        self._schedule = weight_schedule(config.flow_weight)
+
+    def __call__(self, frame: Frame, known: Known | None) -> Tensor:
+        """The frame's own picture; where only slivers are unknown, the known pixels around them."""
+        if known is not None and not known.is_anchor:
+            return known.guide.prior
+        self.painted += 1
+        source = ops.to_model(frame.rgb[None])
+        if known is None or float(known.guide.confidence.mean()) < self._config.cut_share:
+            return self._painted(frame, source, None, None, None)
+        prior, confidence = known.guide.prior, known.guide.confidence
+        filled = unsharp(prior, self._config.unsharp)[None]
+        k0 = self._model.encode(filled)
+        inputs = WeightInputs(known.distance_px, confidence, (k0.shape[2], k0.shape[3]), self._config.strength)
+        least_in_cell = -F.max_pool2d(-confidence[None], self._cell)[0]
+        guide = LatentGuide(k0=k0, weights=(self._schedule(self._model.table, inputs) * least_in_cell)[:, None])
+        holes = Inpainted(filled, (confidence < 0.5).float()[None, None])
+        return self._painted(frame, source, guide, confidence, holes)
+
+    def _painted(
+        self,
+        frame: Frame,
+        source: Tensor,
+        guide: LatentGuide | None,
+        confidence: Tensor | None,
+        holes: Inpainted | None,
+    ) -> Tensor:
+        key = self._key(frame)
+        start = self._init(source, key.shot, None if guide is None else guide.k0, confidence)
+        latents = self._model.denoise(start, key, guide, self._on_step, picture=source, known=holes)
+        return self._model.decode(latents)[0]

@@ -1,0 +1,90 @@
+"""Steadies a clip that is already painted: the guidance room with the pictures given instead of generated.
+
+No model: what cannot be carried from another frame is taken from the frame's own given picture. Every pixel of the
+result is a given pixel, moved; none is invented.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from torch import Tensor
+
+from . import ops
+from .config import SteadyConfig
+from .errors import UsageError
+from .flow import FlowEstimator, estimator
+from .flow.shots import CutDetector
+from .guidance.anchors import Anchors, Finished, Known
+from .guidance.rules import anchor_rule
+from .timing import StageClock
+from .types import Frame
+
+
+class Steadier:
+    """Makes a painted clip as steady as its source; one instance per clip.
+
+    for finished in Steadier()(source_frames, painted_frames): ...
+
+    Both give frames of one size, the same number of them, each painted frame beside its source.
+    """
+
+    def __init__(
+        self,
+        config: SteadyConfig | None = None,
+        *,
+        flow: FlowEstimator | None = None,
+        cuts: CutDetector | None = None,
+    ):
+        self.config = config or SteadyConfig()
+        self.clock = StageClock()
+        self.shots = 0
+        self.anchors: list[int] = []
+        """Numbers of the frames that became anchors."""
+        self._cuts = cuts or CutDetector()
+        # Without a measure of its own: the strategy judges both directions itself.
+        self._flow = flow or estimator(self.config.flow, confidence=None)
+        self._rule = anchor_rule(self.config.anchors, self.config.anchor_frames)
+        self._anchors = Anchors(
+            self._flow, self._rule, self._given_picture, feather_px=self.config.feather_px, clock=self.clock
+        )
+        self._given: dict[int, Frame] = {}
+
+    def __call__(self, source: Iterable[Frame], painted: Iterable[Frame]) -> Iterator[Finished]:
+        """The finished frames in order. Ends with the shorter of the two. Raises UsageError for different sizes."""
+        for frame, given in zip(source, painted, strict=False):
+            yield from self.add(frame, given)
+        yield from self.end()
+
+    def add(self, frame: Frame, given: Frame) -> Iterator[Finished]:
+        """Take the next source frame and its painted picture; give out what is finished by it, perhaps nothing."""
+        if frame.size != given.size:
+            raise UsageError(
+                f"Source frame {frame.index} is {_told(frame)} and its painted picture {_told(given)} (height x "
+                "width); scale one of them."
+            )
+        with self.clock("cuts"):
+            begins = self._cuts.is_cut(frame) or not self.shots
+        if begins:
+            yield from self.end()
+            self.shots += 1
+        self._given[frame.index] = given
+        yield from self._noted(self._anchors.add(frame))
+
+    def end(self) -> Iterator[Finished]:
+        """Finish what waits; the next frame begins a new shot."""
+        yield from self._noted(self._anchors.end_shot())
+
+    def _noted(self, finished: Iterator[Finished]) -> Iterator[Finished]:
+        for done in finished:
+            del self._given[done.frame.index]
+            if done.is_anchor:
+                self.anchors.append(done.frame.index)
+            yield done
+
+    def _given_picture(self, frame: Frame, known: Known | None) -> Tensor:
+        return ops.to_model(self._given[frame.index].rgb[None].to(frame.rgb.device))[0]
+
+
+def _told(frame: Frame) -> str:
+    return f"{frame.size[0]}x{frame.size[1]}"

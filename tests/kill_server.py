@@ -1,0 +1,133 @@
+"""A process of one thread that forks runs, some of which end themselves by SIGKILL at a point that is named.
+
+Forking the test process itself is not safe: threads of other tests may hold locks, which the child would wait for.
+Each line on standard input is one run as JSON; the number of its process is answered, and its exit code once it ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+POINTS = (
+    "os.mkdir segments",
+    "os.rename run.json",
+    "os.rename 000000.mp4",
+    "os.rename 000001.safetensors",
+    "os.rename 000000.json",
+    "os.rename painted.json",
+    "packet 3",
+    "os.rename joined.json",
+    "os.rename out.mp4",
+    "os.rename out.mp4.json",
+    "os.rename redone.json",
+    "os.remove 000000.mp4",
+    "os.remove 000003.safetensors",
+)
+"""What a run is killed right before: calls of the file system by the name that they are to make or take away, and the
+joining of packets. In the order in which a run meets them."""
+
+
+class KillServer:
+    """Starts runs and waits for them."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def start(self, clip: Path, output: Path, options: dict[str, Any], *, at: str = "") -> int:
+        """Resume, or begin, the run of `output` in a process of its own, killed `at` a point; the process."""
+        assert self._process.stdin is not None
+        request = {"clip": str(clip), "output": str(output), "options": options, "at": at}
+        print(json.dumps(request), file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def wait(self) -> int:
+        """The exit code of the process, negative where a signal ended it."""
+        return self._answer()
+
+    def run(self, clip: Path, output: Path, options: dict[str, Any], *, at: str = "") -> int:
+        self.start(clip, output, options, at=at)
+        return self.wait()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def _answer(self) -> int:
+        assert self._process.stdout is not None
+        return int(self._process.stdout.readline())
+
+
+def kill_before(point: str) -> None:
+    """End this process right before it would do what `point` names; "event 17" is its 17th call of the file system."""
+    what, _, name = point.partition(" ")
+    if what == "packet":
+        _kill_at_packet(int(name))
+        return
+    seen = 0
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal seen
+        if event not in ("open", "os.mkdir", "os.rename", "os.remove", "shutil.rmtree", "os.truncate"):
+            return
+        touched = str(arguments[1] if event == "os.rename" else arguments[0])
+        if what == "event":
+            seen += "out.mp4" in touched
+            if seen == int(name):
+                os.kill(os.getpid(), signal.SIGKILL)
+        elif event == what and os.path.basename(touched) == name:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+
+
+def _kill_at_packet(number: int) -> None:
+    from flowguide.video import segments
+
+    stored = segments._stored_packets
+
+    def counted(*arguments: Any) -> Iterator[Any]:
+        for count, packet in enumerate(stored(*arguments)):
+            if count == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield packet
+
+    segments._stored_packets = counted
+
+
+def serve() -> None:
+    import torch
+    from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel  # noqa: F401
+    from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
+
+    import flowguide
+    from flowguide.runs.clip import Request
+
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        wanted = json.loads(line)
+        process = os.fork()
+        if not process:
+            kill_before(wanted["at"])
+            try:
+                request = Request(resume=True)
+                flowguide.render(wanted["clip"], wanted["output"], request=request, **wanted["options"])
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+        print(process, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    serve()
