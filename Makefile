@@ -18,7 +18,7 @@ demo: $(VENV)/.native
 	$(BIN)/flowguide demo --prompt "$(PROMPT)" --frames $(FRAMES) --out-dir "$(OUT)" $(if $(CLIP),--clip "$(CLIP)")
 
 test: $(VENV)/.native
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist worksteal
 
 check: $(VENV)/.native
 	$(BIN)/ruff format --check .

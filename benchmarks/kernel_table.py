@@ -44,11 +44,15 @@ STATES = ("x_ptr", "output_ptr", "uncond_ptr", "k0_ptr", "x0_prev_ptr", "noise_p
 VARIANTS = (
     Variant("warp", "warp_kernel", BORDER | {"TAPS": 2, "BORDER": 0}, HALF),
     Variant("warp", "warp_kernel", BORDER | {"TAPS": 4, "BORDER": 2}, HALF),
-    Variant(
-        "predict",
-        "predict_kernel",
-        {"CHANNELS": 3, "SOURCES": 3, "TAPS": 4, "BOUNDARY": True, "GIVEN": False, "EDGE": 8, "CELLS": 4},
-        {"reference_ptr": "*fp16", "prior_ptr": "*fp16", "source_at_ptr": "*fp16", "source_to_ptr": "*fp16"},
+    Variant("warp", "warp_kernel", BORDER | {"TAPS": 6, "BORDER": 0}, HALF),
+    *(
+        Variant(
+            "predict",
+            "predict_kernel",
+            {"CHANNELS": 3, "SOURCES": 3, "TAPS": taps, "BOUNDARY": True, "GIVEN": False, "EDGE": 8, "CELLS": 4},
+            {"reference_ptr": "*fp16", "prior_ptr": "*fp16", "source_at_ptr": "*fp16", "source_to_ptr": "*fp16"},
+        )
+        for taps in (4, 6)
     ),
     Variant("compose", "compose_kernel", {"HAS_AB": True, "HAS_BC": True, "BLOCK": 256}),
     Variant(

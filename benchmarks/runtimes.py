@@ -2,9 +2,9 @@
 
     python benchmarks/runtimes.py [--size 512] [--rounds 7] [--threads 1]
 
-A frame is encode, 4 evaluations under classifier-free guidance (8 steps at strength 0.5) and decode; flow guidance is off,
-the prompt encoded once. All sides run by turns in one process; CPU seconds count, since a shared machine disturbs wall
-time. `eager` calls diffusers' own modules; `torch` is the default runtime, with layers laid out for this CPU.
+A frame is encode, 4 evaluations under classifier-free guidance (8 steps at strength 0.5) and decode; flow guidance is
+off, the prompt encoded once. All sides run by turns in one process; CPU seconds count, since a shared machine disturbs
+wall time. `eager` calls diffusers' own modules; `torch` is the default runtime, with layers laid out for this CPU.
 """
 
 from __future__ import annotations

@@ -18,18 +18,19 @@ FG_HD int64_t extended(int64_t i, int64_t length, int border) {
   return border == kWrap ? m : smaller(m, period - m) * (length > 1);
 }
 
-// The pieces of Spline36, by the distance beyond the nearest, second and third tap on a side.
+// The pieces of Spline36, by the distance t beyond the nearest, second and third tap on a side; `rest` is 1 - t, a factor
+// of all three, so that at 0 and 1 they are 0 and 1 without a rounding error.
 template <class F>
-FG_HD F spline36_inner(F t) {
-  return ((13.0f / 11.0f * t - 453.0f / 209.0f) * t - 3.0f / 209.0f) * t + 1.0f;
+FG_HD F spline36_inner(F t, F rest) {
+  return rest * ((206.0f / 209.0f - 13.0f / 11.0f * t) * t + 1.0f);
 }
 template <class F>
-FG_HD F spline36_middle(F t) {
-  return ((-6.0f / 11.0f * t + 270.0f / 209.0f) * t - 156.0f / 209.0f) * t;
+FG_HD F spline36_middle(F t, F rest) {
+  return rest * t * (6.0f / 11.0f * t - 156.0f / 209.0f);
 }
 template <class F>
-FG_HD F spline36_outer(F t) {
-  return ((1.0f / 11.0f * t - 45.0f / 209.0f) * t + 26.0f / 209.0f) * t;
+FG_HD F spline36_outer(F t, F rest) {
+  return rest * t * (26.0f / 209.0f - 1.0f / 11.0f * t);
 }
 
 // Linear weights (2 taps), Catmull-Rom (4 taps) or Spline36 (6 taps) at fraction t.
@@ -40,12 +41,12 @@ FG_HD void tap_weights(F t, F* weight) {
     weight[1] = t;
   } else if (TAPS == 6) {
     const F s = 1.0f - t;
-    weight[0] = spline36_outer(t);
-    weight[1] = spline36_middle(t);
-    weight[2] = spline36_inner(t);
-    weight[TAPS - 3] = spline36_inner(s);
-    weight[TAPS - 2] = spline36_middle(s);
-    weight[TAPS - 1] = spline36_outer(s);
+    weight[0] = spline36_outer(t, s);
+    weight[1] = spline36_middle(t, s);
+    weight[2] = spline36_inner(t, s);
+    weight[TAPS - 3] = spline36_inner(s, t);
+    weight[TAPS - 2] = spline36_middle(s, t);
+    weight[TAPS - 1] = spline36_outer(s, t);
   } else {
     weight[0] = ((-0.5f * t + 1.0f) * t - 0.5f) * t;
     weight[1] = (1.5f * t - 2.5f) * t * t + 1.0f;

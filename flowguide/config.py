@@ -69,8 +69,8 @@ class RenderConfig(BaseModel):
     )
     anchors: str = Field(
         "coverage",
-        description="Which frames become anchors: 'coverage' (as soon as too little is known), 'edges' (as the source's "
-        "edges change), a number (each so many frames), or frames:0,24,57.",
+        description="Which frames become anchors: 'coverage' (as soon as too little is known), 'edges' (as those of "
+        "the source change), a number (each so many frames), or frames:0,24,57.",
     )
     anchor_frames: int = Field(
         16, ge=1, le=1000, description="Most frames between two anchors by coverage or edges; they wait in memory."

@@ -7,7 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from .config import RenderConfig
 from .errors import UsageError
+
+DEFAULT_FLOW: str = RenderConfig.model_fields["flow"].default
+"""What a render takes."""
 
 if TYPE_CHECKING:
     from .flow import FlowEstimator
@@ -20,7 +24,7 @@ def flow_command(
     output: str,
     /,
     *,
-    flow: str = "dis",
+    flow: str = DEFAULT_FLOW,
     confidence: str = "check",
     view: Literal["wheel", "overlay"] = "wheel",
     longest_px: float | None = None,

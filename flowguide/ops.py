@@ -61,9 +61,10 @@ def warp(
 ) -> Tensor:  # [N, C, H, W] of image's dtype
     """Backward warp: out(p) = image(p + flow(p)).
 
-    "bicubic" is Catmull-Rom (Keys, a = -1/2); "spline36" looks at 6 x 6 pixels and keeps more of fine detail. The picture is continued beyond its border by repeating the edge pixel,
-    by zeros, by reflection about the outermost centres (d c b | a b c d) or by wrapping, and then sampled. Zero flow is
-    the identity and an integer flow a shift, bit for bit. Where the flow is not finite the result is 0.
+    "bicubic" is Catmull-Rom (Keys, a = -1/2); "spline36" looks at 6 x 6 pixels and keeps more of fine detail. The
+    picture is continued beyond its border by repeating the edge pixel, by zeros, by reflection about the outermost
+    centres (d c b | a b c d) or by wrapping, and then sampled. Zero flow is the identity and an integer flow a shift,
+    bit for bit. Where the flow is not finite the result is 0.
     """
     n, _, height, width = tensor("image", image, ("N", "C", "H", "W")).shape
     tensor("flow", flow, (n, 2, height, width), image.device)

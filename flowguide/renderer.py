@@ -154,6 +154,9 @@ class Renderer:
         """Begin a new shot at the next frame."""
         self._shot += 1
         self._guidance.forget()
+        if self._anchored is not None:
+            self._anchored.restore({})
+            self._anchored.shot = self._shot
 
     def state(self) -> dict[str, Any]:
         """All that the next frame needs, bit by bit: nested dicts of tensors, numbers, strings and lists.
@@ -200,8 +203,7 @@ class Renderer:
             cut = self._cuts.is_cut(frame)
         if cut:
             yield from self._styled(anchored.settle(end_shot=True))
-            self._shot += 1
-            anchored.shot = self._shot
+            self.restart()
         yield from self._styled(anchored.add(frame, self._whole(frame)))
         self._next_index = frame.index + 1
 

@@ -71,13 +71,16 @@ class Flow:
     """Index of the frame it points into."""
     confidence: Tensor | None = None
     """float [H, W] in [0, 1], or None where it is not known."""
+    visible: Tensor | None = None
+    """float [H, W] in [0, 1]: below one half where the pixel is taken to be covered, or outside, in frame `to`. Of
+    estimators and measures that tell this apart from a wrong flow; else None."""
 
     def __post_init__(self) -> None:
         field = isinstance(self.uv, Tensor) and self.uv.is_floating_point() and self.uv.ndim == 3
         _expect(field and self.uv.shape[0] == 2, "Flow.uv", "a float tensor [2, H, W]", _describe(self.uv))
-        if self.confidence is not None:
-            fits = isinstance(self.confidence, Tensor) and self.confidence.shape == self.uv.shape[1:]
-            _expect(fits, "Flow.confidence", f"float {tuple(self.uv.shape[1:])}", _describe(self.confidence))
+        for name, value in (("confidence", self.confidence), ("visible", self.visible)):
+            fits = value is None or (isinstance(value, Tensor) and value.shape == self.uv.shape[1:])
+            _expect(fits, f"Flow.{name}", f"float {tuple(self.uv.shape[1:])}", _describe(value))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -91,10 +94,14 @@ class Flow:
             return self
         scale = self.uv.new_tensor([width / self.size[1], height / self.size[0]]).view(2, 1, 1)
         uv = F.interpolate(self.uv[None], size, mode="bilinear", align_corners=False)[0] * scale
-        confidence = self.confidence
-        if confidence is not None:
-            confidence = F.interpolate(confidence[None, None], size, mode="bilinear", align_corners=False)[0, 0]
-        return replace(self, uv=uv, confidence=confidence)
+        maps = (
+            None
+            if value is None
+            else F.interpolate(value[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+            for value in (self.confidence, self.visible)
+        )
+        confidence, visible = maps
+        return replace(self, uv=uv, confidence=confidence, visible=visible)
 
 
 @dataclass(frozen=True)

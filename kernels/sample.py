@@ -35,14 +35,17 @@ def extended(index, length, BORDER: tl.constexpr):
 
 
 @triton.jit
-def spline36_weight(t, PIECE: tl.constexpr):
-    """The pieces of Spline36, by the distance beyond the nearest, second and third tap on a side."""
+def spline36_weight(t, rest, PIECE: tl.constexpr):
+    """The pieces of Spline36, by the distance t beyond the nearest, second and third tap on a side.
+
+    rest is 1 - t, a factor of all three, so that at 0 and 1 they are 0 and 1 without a rounding error.
+    """
     if PIECE == 0:
-        weight = ((13.0 / 11.0 * t - 453.0 / 209.0) * t - 3.0 / 209.0) * t + 1.0
+        weight = rest * ((206.0 / 209.0 - 13.0 / 11.0 * t) * t + 1.0)
     elif PIECE == 1:
-        weight = ((-6.0 / 11.0 * t + 270.0 / 209.0) * t - 156.0 / 209.0) * t
+        weight = rest * t * (6.0 / 11.0 * t - 156.0 / 209.0)
     else:
-        weight = ((1.0 / 11.0 * t - 45.0 / 209.0) * t + 26.0 / 209.0) * t
+        weight = rest * t * (26.0 / 209.0 - 1.0 / 11.0 * t)
     return weight
 
 
@@ -50,7 +53,7 @@ def spline36_weight(t, PIECE: tl.constexpr):
 def tap_weight(t, TAP: tl.constexpr, TAPS: tl.constexpr):
     """Linear (2 taps), Catmull-Rom (4 taps) or Spline36 (6 taps) at fraction t."""
     if TAPS == 6:
-        weight = spline36_weight(t, 2 - TAP) if TAP <= 2 else spline36_weight(1.0 - t, TAP - 3)
+        weight = spline36_weight(t, 1.0 - t, 2 - TAP) if TAP <= 2 else spline36_weight(1.0 - t, t, TAP - 3)
     elif TAPS == 2:
         weight = 1.0 - t if TAP == 0 else t
     elif TAP == 0:

@@ -43,7 +43,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_flow_files_are_written_in_both_directions_and_serve_again(clip: Path, tmp_path: Path, capsys: Any) -> None:
     pattern = str(tmp_path / "flow" / "{at}-{to}.flo")
-    flow_command(clip, pattern, max_frames=3, json=True)
+    flow_command(clip, pattern, flow="dis", max_frames=3, json=True)
     assert json.loads(capsys.readouterr().out) == {"output": pattern, "flow": "dis-medium", "written": 4}
     assert sorted(path.name for path in (tmp_path / "flow").iterdir()) == ["0-1.flo", "1-0.flo", "1-2.flo", "2-1.flo"]
     forward, backward = (read_flow(tmp_path / "flow" / name) for name in ("1-0.flo", "0-1.flo"))
@@ -57,7 +57,7 @@ def test_flow_files_are_written_in_both_directions_and_serve_again(clip: Path, t
 @pytest.mark.parametrize("view", ["wheel", "overlay"])
 def test_flow_is_shown_as_a_video_of_the_same_frames(clip: Path, tmp_path: Path, view: Any, capsys: Any) -> None:
     output = tmp_path / "flow.mkv"
-    flow_command(clip, str(output), view=view, max_frames=4)
+    flow_command(clip, str(output), flow="dis", view=view, max_frames=4)
     assert "4 frames, flow by dis-medium" in capsys.readouterr().out
     with ClipReader(output) as reader:
         shown = list(reader)

@@ -44,7 +44,11 @@ def test_confidence_is_a_probability_per_pixel(pairs):
         assert answer.dtype == torch.float32
         assert 0 <= answer.min() <= answer.max() <= 1
     assert torch.equal(learned(pair.first, pair.second, uv, back), right)
-    assert torch.equal(estimator("dis", confidence="learned")(pair.first, pair.second).confidence, right)
+    flow = estimator("dis", confidence="learned")(pair.first, pair.second)
+    assert torch.equal(flow.confidence, right)
+    assert torch.equal(flow.visible, visible)
+    assert flow.resized((80, 104)).visible.shape == (80, 104)
+    assert estimator("dis")(pair.first, pair.second).visible is None
 
 
 def test_flow_that_leaves_the_frame_or_is_unknown_is_not_believed(pairs):

@@ -49,6 +49,8 @@ def test_both_directions_come_from_one_pass_at_any_size(untrained: NetworkFlow, 
     for flow in (forward, backward):
         assert flow.uv.isfinite().all()
         assert flow.confidence is not None
+        assert flow.visible is not None
+        assert (flow.confidence <= flow.visible).all(), "right means visible"
         assert 0 <= flow.confidence.min() <= flow.confidence.max() <= 1
     assert torch.equal(untrained(at, to).uv, forward.uv)
     swapped = untrained.both(to, at)

@@ -268,3 +268,32 @@ def test_coverage_asks_for_an_anchor_where_too_little_is_known() -> None:
     assert not rule.is_anchor(frame, 3, 0.9)
     assert rule.is_anchor(frame, 3, 0.6)
     assert rule.is_anchor(frame, 16, 1.0)
+
+
+def test_what_neither_anchor_shows_becomes_one_picture() -> None:
+    """Something 12 px wide appears in frame 3 and is gone in frame 6: one of these frames is made an anchor."""
+    texture, thing = noise(7), noise(9)
+
+    def visits(index: int) -> bool:
+        return 3 <= index <= 5
+
+    def uv(at: int, to: int) -> Tensor:
+        field = torch.zeros(2, HEIGHT, WIDTH)
+        if visits(at) != visits(to):
+            field[:, 10:34, 20:44] = torch.nan
+        return field
+
+    source, painted = [], []
+    for index in range(9):
+        picture = texture.clone()
+        if visits(index):
+            picture[:, 10:34, 20:44] = thing[:, 10:34, 20:44]
+        source.append(Frame(picture, index))
+        painted.append(Frame(torch.full((3, HEIGHT, WIDTH), 25 * index, dtype=torch.uint8), index))
+    finished = steadied(source, painted, KnownFlow(uv), anchors="8")
+    shown = {index: set(rgb(finished[index])[0, 13:31, 23:41].unique().tolist()) for index in (3, 4, 5)}
+    assert shown[3] == shown[4] == shown[5]
+    assert len(shown[3]) == 1
+    assert shown[3] <= {75, 100, 125}
+    assert sum(done.is_anchor for done in finished[1:8]) == 1
+    assert set(rgb(finished[7])[0, 13:31, 23:41].unique().tolist()) == {200}, "hidden ground is the next anchor's"

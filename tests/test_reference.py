@@ -36,7 +36,8 @@ def test_warp_of_a_ramp_is_exact_inside(mode: str) -> None:
     moved = ops.warp(image, flow, mode=mode)
     expected = image + 0.01 * 2.25 + 0.02 * 1.5
     inside = (..., slice(4, -4), slice(4, -4))
-    assert torch.allclose(moved[inside], expected[inside], atol=1e-12)
+    allowed = 2e-4 if mode == "spline36" else 1e-12  # whose weights balance about the position only nearly
+    assert torch.allclose(moved[inside], expected[inside], atol=allowed)
 
 
 def test_a_positive_flow_fetches_from_the_right_and_below() -> None:

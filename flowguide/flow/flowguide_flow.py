@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -86,14 +87,16 @@ class NetworkFlow(PairEstimator):
         first, second = (torch.cat([_prepared(pair[place], size) for pair in pairs]).to(device) for place in (0, 1))
         with torch.inference_mode():
             found = network(first, second)
-            confidence = right_within(found.log_scale) * found.visible.sigmoid()
-        parts = (value[:, :, : size[0], : size[1]].to(frames.rgb.device, copy=True) for value in (found.uv, confidence))
-        uv, trust = parts
+            visible = found.visible.sigmoid()
+            parts = torch.cat([found.uv, right_within(found.log_scale) * visible, visible], 1)
+        parts = parts[:, :, : size[0], : size[1]].to(frames.rgb.device, torch.float32, copy=True)
         flows = []
-        for place, (here, there) in enumerate([*pairs, *((to, at) for at, to in pairs)]):
-            flow = Flow(uv[place].float(), here.index, there.index, trust[place, 0].float()).resized(here.size)
+        for part, (here, there) in zip(parts, [*pairs, *((to, at) for at, to in pairs)], strict=True):
+            flow = Flow(part[:2], here.index, there.index, part[2], part[3]).resized(here.size)
             assert flow.confidence is not None
-            flows.append(Flow(flow.uv, flow.at, flow.to, flow.confidence * _ends_inside(flow.uv)))
+            assert flow.visible is not None
+            inside = _ends_inside(flow.uv)
+            flows.append(replace(flow, confidence=flow.confidence * inside, visible=flow.visible * inside))
         return list(zip(flows[: len(pairs)], flows[len(pairs) :], strict=True))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..types import Flow, Frame
 from .confidence import Confidence, confidence_measure
-from .learned import weights_digest
+from .learned import judged, weights_digest
 
 
 @runtime_checkable
@@ -98,6 +98,8 @@ class PairEstimator(ABC):
         return self.displacements(at, to)
 
     def _with_confidence(self, at: Frame, to: Frame, uv: Tensor, back: Tensor) -> Flow:
+        if self._measure == "learned":
+            return Flow(uv, at.index, to.index, *judged(at, to, uv, back))
         measured = None if self.confidence is None else self.confidence(at, to, uv, back)
         return Flow(uv, at.index, to.index, measured)
 

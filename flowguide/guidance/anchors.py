@@ -44,10 +44,9 @@ class Known:
 
     guide: Guide
     """Carried pixels, with what is not known filled from around it."""
-    distance_px: Tensor
-    """[H, W]: how far each pixel has moved since it was painted."""
-    is_anchor: bool
-    """False: all but slivers is known."""
+    distance_px: Tensor | None
+    """[H, W]: how far each pixel has moved since it was painted; None between anchors, where only slivers are unknown.
+    """
 
 
 Paint = Callable[[Frame, Known | None], Tensor]
@@ -151,10 +150,15 @@ class Anchors:
         if self._anchor is None:
             return {}
         assert not self._waiting, "frames wait for the next anchor"
-        origins = [
-            {"index": origin.index, "painted": origin.painted, "uv": origin.path.uv, "owned": origin.path.confidence}
-            for origin in self._origins
-        ]
+        origins = {
+            str(place): {
+                "index": origin.index,
+                "painted": origin.painted,
+                "uv": origin.path.uv,
+                "owned": origin.path.confidence,
+            }
+            for place, origin in enumerate(self._origins)
+        }
         return {"anchor": frame_state(self._anchor), "origins": origins}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -162,9 +166,8 @@ class Anchors:
         self._waiting, self._way, self._anchor, self._origins = [], None, None, []
         if state:
             self._anchor = restored_frame(state["anchor"])
-            self._origins = [
-                Origin(told["index"], told["painted"], Path(told["uv"], told["owned"])) for told in state["origins"]
-            ]
+            kept = [state["origins"][str(place)] for place in range(len(state["origins"]))]
+            self._origins = [Origin(told["index"], told["painted"], Path(told["uv"], told["owned"])) for told in kept]
             self._rule.begin(self._anchor)
 
     def settle(self) -> Iterator[Finished]:
@@ -243,9 +246,7 @@ class Anchors:
             known = mixed * (confidence > 0)
             filled = ops.fill(mixed[None, :3].contiguous(), confidence[None])[0]
             prior = restored(filled, known[6].clamp_min(0.0)).clamp(-1.0, 1.0)
-            nearest = torch.stack([torch.hypot(view.uv[0], view.uv[1]) for view in views])
-            distance_px = nearest.gather(0, weights[0].argmax(0, keepdim=True))[0]
-        own = self._paint(frame, Known(Guide(prior, confidence), distance_px, is_anchor))
+        own = self._paint(frame, Known(Guide(prior, confidence), _distance_px(views) if is_anchor else None))
         with self._clock("glue"):
             picture = self._pasted(own, prior, confidence)
             carried = self._pasted(torch.zeros_like(prior[:1]), torch.ones_like(prior[:1]), confidence)[0]
@@ -272,6 +273,13 @@ def _view(source: Tensor, origin: Origin, path: Path, share: Tensor) -> _View:
     warped = ops.warp(origin.painted[None], path.uv[None], mode="bicubic")[0]
     confidence = decided(path.confidence * unchanged(source, warped[3:6])) * soundness(log_area(path.uv))
     return _View(origin, path.uv, warped, confidence.nan_to_num(), share)
+
+
+def _distance_px(views: Sequence[_View]) -> Tensor:
+    """[H, W]: length of the flow to the origin that counts most."""
+    lengths = torch.stack([torch.hypot(view.uv[0], view.uv[1]) for view in views])
+    most = torch.stack([view.confidence for view in views]).argmax(0, keepdim=True)
+    return lengths.gather(0, most)[0].nan_to_num()
 
 
 def _ways(steps: Sequence[_Waiting]) -> tuple[list[Path], list[Path]]:

@@ -41,13 +41,14 @@ class Generated:
 
     def __call__(self, frame: Frame, known: Known | None) -> Tensor:
         """The frame's own picture; where only slivers are unknown, the known pixels around them."""
-        if known is not None and not known.is_anchor:
+        if known is not None and known.distance_px is None:
             return known.guide.prior
         self.painted += 1
         source = ops.to_model(frame.rgb[None])
         if known is None or float(known.guide.confidence.mean()) < self._config.cut_share:
             return self._painted(frame, source, None, None, None)
         prior, confidence = known.guide.prior, known.guide.confidence
+        assert known.distance_px is not None
         filled = unsharp(prior, self._config.unsharp)[None]
         k0 = self._model.encode(filled)
         inputs = WeightInputs(known.distance_px, confidence, (k0.shape[2], k0.shape[3]), self._config.strength)

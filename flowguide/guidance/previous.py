@@ -121,8 +121,11 @@ class PreviousFrame:
             latent_size=(k0.shape[2], k0.shape[3]),
             strength=self._config.strength,
         )
-        least_in_cell = -F.max_pool2d(-confidence[None], self._cell)[0]
-        return LatentGuide(k0=k0, weights=(self._schedule(table, inputs) * least_in_cell)[:, None])
+        # Where the frame's edge uncovers a line at a time, a cell without pull would paint each line by itself.
+        outside = _outside(carried.uv)
+        least_in_cell = -F.max_pool2d(-torch.maximum(confidence, outside)[None], self._cell)[0]
+        shown = 1 - F.avg_pool2d(outside[None], self._cell)[0]
+        return LatentGuide(k0=k0, weights=(self._schedule(table, inputs) * least_in_cell * shown)[:, None])
 
     def finish(self, generated: Tensor, carried: Carried) -> Tensor:
         """The finished picture [3, H, W]: carried pixels where they are known, generated ones elsewhere."""
@@ -181,3 +184,11 @@ class PreviousFrame:
     def forget(self) -> None:
         """Start anew at the next frame."""
         self._before = None
+
+
+def _outside(uv: Tensor) -> Tensor:
+    """[H, W]: 1 where the flow [2, H, W] leaves the frame."""
+    _, height, width = uv.shape
+    x = uv[0] + torch.arange(width, device=uv.device)
+    y = uv[1] + torch.arange(height, device=uv.device)[:, None]
+    return ((x < -0.5) | (x > width - 0.5) | (y < -0.5) | (y > height - 0.5)).to(uv.dtype)

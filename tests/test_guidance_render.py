@@ -1,0 +1,127 @@
+"""Strategy `anchors` in the renderer: what is painted, what is carried, and how a run goes on."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import flowguide
+from flowguide.config import render_config
+from flowguide.diffusion.checkpoint import Checkpoint, load_checkpoint
+from flowguide.errors import Interrupted, UsageError
+from flowguide.renderer import Renderer
+from flowguide.runs.state_file import load_state, pack, save_state
+from flowguide.types import Frame
+from flowguide.video import ClipReader, ClipWriter
+
+HEIGHT, WIDTH = 73, 105
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_checkpoint: Path) -> Checkpoint:
+    return load_checkpoint(str(tiny_checkpoint), torch.float32, torch.device("cpu"))
+
+
+def pan(count: int, cut_at: int | None = None) -> list[Frame]:
+    """A camera that moves right by 1 px a frame, over another texture from `cut_at` on; an odd size."""
+    frames = []
+    for index in range(count):
+        seed = 0 if cut_at is None or index < cut_at else 1
+        coarse = np.random.default_rng(seed).random((24, 60, 3), dtype=np.float32)
+        whole = (cv2.resize(coarse, (480, 192), interpolation=cv2.INTER_CUBIC).clip(0, 1) * 255).astype(np.uint8)
+        picture = whole[40 : 40 + HEIGHT, 30 + index : 30 + index + WIDTH]
+        frames.append(Frame(torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))), index, 3 * index))
+    return frames
+
+
+def renderer(checkpoint: Checkpoint, **options: Any) -> Renderer:
+    chosen = {"steps": 4, "strategy": "anchors", "anchors": "4", "noise": "per-frame", **options}
+    return Renderer(render_config(chosen), checkpoint=checkpoint)
+
+
+def test_only_anchors_are_painted_and_frames_come_out_in_order(checkpoint: Checkpoint) -> None:
+    made = renderer(checkpoint)
+    frames = pan(14, cut_at=9)
+    styled = list(made(frames))
+    assert [one.source.index for one in styled] == list(range(14))
+    assert [one.shot for one in styled] == [0] * 9 + [1] * 5
+    assert all(one.picture.shape == (3, HEIGHT, WIDTH) for one in styled)
+    assert made._anchored is not None
+    assert made._anchored.painted == 5  # 0, 4, 8 of the first shot, 9, 13 of the second
+
+
+def test_carried_frames_show_what_the_anchor_shows(checkpoint: Checkpoint) -> None:
+    """The pan is 1 px a frame, so frame 2 is the first one, moved by 2 px."""
+    styled = list(renderer(checkpoint)(pan(5)))
+    first, third = styled[0].picture, styled[2].picture
+    inner = (slice(None), slice(12, -12), slice(12, -24))
+    moved = first[:, :, 2:][inner[0], inner[1], 12 : WIDTH - 26]
+    there = third[inner[0], inner[1], 12 : WIDTH - 26]
+    assert float((there - moved).abs().mean()) < 0.1 * float((styled[0].picture - first.mean()).abs().mean())
+
+
+@pytest.mark.parametrize("options", [{}, {"init": "first"}, {"anchors": "edges", "anchor_frames": 3}], ids=str)
+def test_a_restored_renderer_goes_on_bit_by_bit(
+    checkpoint: Checkpoint, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    """Each call finishes what it was given, so a run may stop between two calls and nowhere else."""
+    frames = pan(12, cut_at=8)
+    whole = renderer(checkpoint, **options)
+    expected = [styled.picture.clone() for part in (frames[:6], frames[6:]) for styled in whole(part)]
+    before = renderer(checkpoint, **options)
+    assert len(list(before(frames[:6]))) == 6
+    save_state(tmp_path / "state", pack(before.state()))
+    after = renderer(checkpoint, **options)
+    after.restore(load_state(tmp_path / "state"))
+    for styled, picture in zip(after(frames[6:]), expected[6:], strict=True):
+        assert torch.equal(styled.picture, picture), styled.source.index
+
+
+def test_an_interrupted_run_is_gone_on_with(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in.mkv"
+    with ClipWriter(
+        source, size=(HEIGHT, WIDTH), time_base=Fraction(1, 25), frame_rate=Fraction(25), codec="ffv1"
+    ) as writer:
+        for frame in pan(11):
+            writer.write(Frame(frame.rgb, frame.index, frame.index, Fraction(1, 25)))
+    options: dict[str, Any] = {
+        "model": str(tiny_checkpoint), "steps": 4, "strategy": "anchors", "anchors": "4", "codec": "ffv1",
+        "segment_frames": 6,
+    }  # fmt: skip
+    flowguide.render(source, tmp_path / "whole.mkv", **options)
+    seen: list[int] = []
+    with pytest.raises(Interrupted):
+        flowguide.render(
+            source,
+            tmp_path / "parts.mkv",
+            on_frame=lambda styled: seen.append(styled.source.index),
+            should_stop=lambda: len(seen) == 8,
+            **options,
+        )
+    flowguide.render(source, tmp_path / "parts.mkv", request=flowguide.Request(resume=True), **options)
+    with ClipReader(tmp_path / "whole.mkv") as one, ClipReader(tmp_path / "parts.mkv") as other:
+        pictures = [(a.rgb, b.rgb) for a, b in zip(one, other, strict=True)]
+    assert len(pictures) == 11
+    assert all(torch.equal(a, b) for a, b in pictures)
+
+
+def test_what_needs_the_frame_before_is_refused(checkpoint: Checkpoint) -> None:
+    with pytest.raises(UsageError, match=r"noise 'carried'.*'previous'"):
+        renderer(checkpoint, noise="carried")
+    with pytest.raises(UsageError, match="init 'previous'"):
+        renderer(checkpoint, init="previous")
+    with pytest.raises(UsageError, match="needs the frames after"):
+        renderer(checkpoint).render(pan(1)[0])
+
+
+def test_without_guidance_every_frame_is_painted(checkpoint: Checkpoint) -> None:
+    frames = pan(3)
+    plain = [one.picture for one in renderer(checkpoint, guidance=False)(frames)]
+    other = [one.picture for one in renderer(checkpoint, guidance=False, strategy="previous")(frames)]
+    assert all(torch.equal(a, b) for a, b in zip(plain, other, strict=True))
