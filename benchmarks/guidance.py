@@ -1,11 +1,15 @@
 """How much of a painted clip's unsteadiness does guidance take away, and does it stay sharp? Real clips, one run.
 
     python benchmarks/guidance.py steady CLIPS_FOLDER PAINTERS_FOLDER --frames 32
+    python benchmarks/guidance.py render CLIPS_FOLDER --frames 25
 
 `steady`: clips painted frame by frame by ONNX style networks (input `rgb` float [N, 3, H, W] in 0..255, output the
 same), then steadied. A row's excess is (E - E_source) / (E_painted - E_source), E being E_warp with flow and mask of
 the source (docs/math.md, section 8), by an estimator that did not guide. `excess_same_flow` is of the same strategy
 guided and measured by one estimator: what resampling leaves even where nobody disagrees about the flow.
+
+`render`: clips painted by the bundled model under per-frame noise, unguided and by each strategy, anchors every 8
+frames. Excess likewise, against the unguided render.
 """
 
 from __future__ import annotations
@@ -20,10 +24,11 @@ import numpy as np
 import torch
 from results import write_result
 
-from flowguide.config import SteadyConfig
+from flowguide.config import RenderConfig, SteadyConfig
 from flowguide.guidance.anchors import Finished
 from flowguide.metrics import Report, measure
 from flowguide.ops import from_model
+from flowguide.renderer import Renderer
 from flowguide.steady import Steadier
 from flowguide.types import Frame
 from flowguide.video import ClipReader
@@ -40,30 +45,66 @@ CLIPS = {
 }
 """Clip -> second at which the measured part begins: one shot in which something moves."""
 LAGS = (1, 4, 16)
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "unguided": {"guidance": False},
+    "seed-v1": {"strategy": "seed-v1", "flow": "farneback"},
+    "previous": {"strategy": "previous"},
+    "anchors": {"strategy": "anchors", "anchors": "8"},
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["steady"])
+    parser.add_argument("what", choices=["steady", "render"])
     parser.add_argument("clips", type=Path, help="folder with the clips")
-    parser.add_argument("painters", type=Path, help="folder with the ONNX painters")
+    parser.add_argument("painters", type=Path, nargs="?", help="folder with the ONNX painters")
     parser.add_argument("--frames", type=int, default=32)
     parser.add_argument("--height", type=int, default=256)
     parser.add_argument("--only", nargs="*", default=list(CLIPS), help="names of clips")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/guidance-steady-cpu.json"))
+    parser.add_argument("--out", type=Path, default=None)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
-    painters = sorted(chosen.painters.glob("*.onnx"))
-    rows = [row for name in chosen.only for row in steady_rows(chosen, name, painters)]
-    write_result(chosen.out, rows, settings={"frames": chosen.frames, "height": chosen.height})
+    if chosen.what == "steady":
+        painters = sorted(chosen.painters.glob("*.onnx"))
+        rows = [row for name in chosen.only for row in steady_rows(chosen, name, painters)]
+    else:
+        rows = [render_row(name, read(chosen, name), chosen.threads) for name in chosen.only]
+    out = chosen.out or Path(f"benchmarks/results/guidance-{chosen.what}-cpu.json")
+    write_result(out, rows, settings={"frames": chosen.frames, "height": chosen.height, "threads": chosen.threads})
+
+
+def read(chosen: argparse.Namespace, name: str) -> list[Frame]:
+    part = {"start_seconds": CLIPS[name], "max_frames": chosen.frames}
+    with ClipReader(chosen.clips / name, size=chosen.height, **part) as reader:
+        return [_cropped(frame) for frame in reader]
+
+
+def render_row(name: str, source: list[Frame], threads: int) -> dict[str, Any]:
+    clips: dict[str, list[Frame]] = {}
+    row: dict[str, Any] = {"clip": name, "noise": "per-frame"}
+    for strategy, options in STRATEGIES.items():
+        renderer = Renderer(RenderConfig(noise="per-frame", threads=threads, **options))
+        began = time.perf_counter()
+        clips[strategy] = [styled.frame() for styled in renderer(source)]
+        seconds = time.perf_counter() - began
+        stages = {stage: 1000.0 * spent / len(source) for stage, spent in renderer.clock.seconds.items()}
+        row[strategy] = {"fps": len(source) / seconds, "stages_ms": stages}
+    for estimator in ("farneback", "dis"):
+        report = measure(source, clips, lags=LAGS, estimator=estimator, unguided="unguided")
+        for strategy in list(clips)[1:]:
+            measured = {f"excess_{lag}": _excess(report, lag, "unguided", strategy) for lag in LAGS}
+            row[strategy][f"by_{estimator}"] = measured
+            row[strategy] |= {"sharpness": report[strategy].sharpness, "colour_drift": report[strategy].colour_drift}
+        row["note"] = report["unguided"].note
+    row["speed_up"] = row["anchors"]["fps"] / row["unguided"]["fps"]
+    told = {key: {k: v for k, v in row[key].items() if k != "stages_ms"} for key in clips}
+    print(name, row["speed_up"], told, flush=True)
+    return row
 
 
 def steady_rows(chosen: argparse.Namespace, name: str, painters: Sequence[Path]) -> list[dict[str, Any]]:
-    with ClipReader(
-        chosen.clips / name, size=chosen.height, start_seconds=CLIPS[name], max_frames=chosen.frames
-    ) as reader:
-        source = [_cropped(frame) for frame in reader]
+    source = read(chosen, name)
     return [steady_row(name, source, painter, chosen.threads) for painter in painters]
 
 
@@ -114,8 +155,8 @@ def _measured(source: Sequence[Frame], painted: Sequence[Frame], steady: Sequenc
     return measure(source, clips, lags=LAGS, estimator=estimator, unguided="painted")
 
 
-def _excess(report: Report, lag: int) -> float | None:
-    floor, before, after = (report[name].warp_error[lag].l1 for name in ("source", "painted", "steady"))
+def _excess(report: Report, lag: int, plain: str = "painted", guided: str = "steady") -> float | None:
+    floor, before, after = (report[name].warp_error[lag].l1 for name in ("source", plain, guided))
     return None if floor is None or before is None or after is None else (after - floor) / (before - floor)
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from flowguide.engines.network import Network, Spec
+from flowguide.engines.runtime import CannotOpen
 from torch import Tensor
 
-from flowguide.errors import BackendMissing, ModelError
+from flowguide.errors import BackendMissing
 
 _ELEMENTS = {torch.float32: 1, torch.int64: 7, torch.float16: 10, torch.float64: 11, torch.bfloat16: 16}
 """dtype -> number in ONNX's TensorProto."""
@@ -30,7 +31,7 @@ class OnnxRuntime:
         try:
             self._session: Any = onnxruntime.InferenceSession(str(file), options, providers=_providers(device))
         except Exception as error:
-            raise ModelError(f"ONNX Runtime cannot load {file.name}: {str(error).splitlines()[0]}") from error
+            raise CannotOpen(f"ONNX Runtime cannot load {file.name}: {str(error).splitlines()[0]}") from error
         self.inputs = network.inputs
         made = {output.name: output.shape for output in self._session.get_outputs()}
         self._results = {name: torch.empty(made[name], dtype=network.dtype, device=device) for name in network.outputs}
@@ -78,5 +79,5 @@ def check_usable(name: str, device: torch.device, precision: torch.dtype) -> Non
 
 
 def open_file(name: str, file: Path, network: Network, precision: torch.dtype) -> OnnxRuntime:
-    """Raises ModelError for a file that cannot be loaded."""
+    """Raises CannotOpen for a file that cannot be loaded."""
     return OnnxRuntime(file, network)

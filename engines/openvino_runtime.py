@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from flowguide.engines.network import Network, Spec
+from flowguide.engines.runtime import CannotOpen
 from torch import Tensor
 
-from flowguide.errors import BackendMissing, ModelError
+from flowguide.errors import BackendMissing
 
 _PRECISION = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
@@ -30,7 +31,7 @@ class OpenVinoRuntime:
         try:
             self._request: Any = openvino.Core().compile_model(str(file), "CPU", settings).create_infer_request()
         except Exception as error:
-            raise ModelError(f"OpenVINO cannot load {file.name}: {_last_line(error)}") from error
+            raise CannotOpen(f"OpenVINO cannot load {file.name}: {_last_line(error)}") from error
         self.inputs = network.inputs
         compiled = self._request.get_compiled_model()
         self._results = {
@@ -69,5 +70,5 @@ def check_usable(name: str, device: torch.device, precision: torch.dtype) -> Non
 
 
 def open_file(name: str, file: Path, network: Network, precision: torch.dtype) -> OpenVinoRuntime:
-    """Raises ModelError for a file that cannot be loaded."""
+    """Raises CannotOpen for a file that cannot be loaded."""
     return OpenVinoRuntime(file, network, precision)

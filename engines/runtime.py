@@ -16,6 +16,10 @@ from torch import Tensor
 from flowguide.errors import BackendMissing, ModelError, UnknownName
 
 
+class CannotOpen(ModelError):
+    """An engine file that its own runtime refuses although its hash is right; it is built once more."""
+
+
 class Runtime(Protocol):
     """A network that is ready to run at one size.
 
@@ -106,8 +110,7 @@ def open_runtime(name: str, network: Network, precision: torch.dtype) -> Runtime
     file: Path = build.engine_file(network, name)
     try:
         opened = room.open_file(name, file, network, precision)
-    except ModelError:
-        # Fresh by its key and yet not to be opened: damaged where no hash tells it, or the driver's doing.
+    except CannotOpen:
         file = build.engine_file(network, name, anew=True)
         opened = room.open_file(name, file, network, precision)
     return opened

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from flowguide.engines.network import Network, Spec
-from flowguide.engines.runtime import RUNTIMES
+from flowguide.engines.runtime import RUNTIMES, CannotOpen
 from torch import Tensor
 
 from flowguide.errors import BackendMissing, ModelError
@@ -23,8 +23,9 @@ class TensorRTRuntime:
         log = trt.Logger(trt.Logger.ERROR)
         engine = trt.Runtime(log).deserialize_cuda_engine(file.read_bytes())
         if engine is None:
-            raise ModelError(
-                f"{library} {trt.__version__} cannot open {file.name} on this card and driver; it is built anew."
+            raise CannotOpen(
+                f"{library} {trt.__version__} cannot open {file.name} on this card and driver. "
+                "Update the driver, or use --runtime torch."
             )
         self._engine, self._context = engine, engine.create_execution_context()
         if self._context is None:

@@ -63,9 +63,10 @@ class RenderConfig(BaseModel):
     init_weight: float = Field(1.0, ge=0.0, le=1.0, description="Share of the guide in init blend.")
 
     guidance: bool = Field(True, description="Guide each frame by the one before it.")
-    strategy: Literal["previous", "anchors"] = Field(
+    strategy: Literal["previous", "anchors", "seed-v1"] = Field(
         "previous",
-        description="What guides a frame: the one before it, or anchors on both sides, which alone are painted.",
+        description="What guides a frame: the one before it, or anchors on both sides, which alone are painted; "
+        "seed-v1 is the first such system, to compare with.",
     )
     anchors: str = Field(
         "coverage",

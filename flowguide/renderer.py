@@ -25,7 +25,9 @@ from .flow import FlowEstimator
 from .flow.chosen import chosen_cuts, chosen_flow
 from .flow.lookahead import Ahead
 from .guidance.anchors import Finished
-from .guidance.previous import Carried, PreviousFrame
+from .guidance.frame_by_frame import CarriedPixels, FrameByFrame
+from .guidance.previous import PreviousFrame
+from .guidance.seed_v1 import SeedV1
 from .machine import choose_device, choose_dtype
 from .pictures import as_frame, like_input, padded
 from .timing import StageClock
@@ -89,7 +91,8 @@ class Renderer:
         self._model = ImageToImage(checkpoint, self.config, self.clock)
         self._init = InitialLatent(self._model.encode, self.config)
         self._flow = Ahead(flow or chosen_flow(self.config, checkpoint.device), self.config.lookahead, self._whole)
-        self._guidance = PreviousFrame(self._flow, self.config, checkpoint.autoencoder.cell, self.clock)
+        frame_by_frame = SeedV1 if self.config.strategy == "seed-v1" else PreviousFrame
+        self._guidance: FrameByFrame = frame_by_frame(self._flow, self.config, checkpoint.autoencoder.cell, self.clock)
         self._anchored: AnchoredFrames | None = None
         if self.config.guidance and self.config.strategy == "anchors":
             parts = self._model, self._init, self._flow, self.clock, on_step
@@ -254,7 +257,7 @@ class Renderer:
             self._on_frame(styled)
         return styled
 
-    def _paint(self, source: Tensor, carried: Carried | None, key: NoiseKey, flow: Tensor | None) -> Tensor:
+    def _paint(self, source: Tensor, carried: CarriedPixels | None, key: NoiseKey, flow: Tensor | None) -> Tensor:
         guide, k0, confidence, known = None, None, None, None
         if carried is not None:
             k0, confidence = self._model.encode(carried.filled[None]), carried.guide.confidence

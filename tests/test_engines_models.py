@@ -21,7 +21,8 @@ from flowguide.config import render_config
 from flowguide.diffusion.checkpoint import load_checkpoint
 from flowguide.diffusion.image_to_image import ImageToImage, NoiseKey
 from flowguide.diffusion.planned import planned_networks
-from flowguide.diffusion.runtimes import Runtimes
+from flowguide.diffusion.published import LAYOUTS
+from flowguide.diffusion.runtimes import PlainUNet, Runtimes, network_of
 from flowguide.errors import BackendMissing, UnknownName, UsageError
 from flowguide.machine import choose_dtype
 from flowguide.renderer import Renderer
@@ -168,9 +169,31 @@ def test_tensorrt_rtx_engines_of_the_painter_for_three_cards() -> None:
     assert time.monotonic() - began < 60 * load
 
 
+@needs_onnx
+@needs_rtx
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif("FLOWGUIDE_TEST_FULL_SIZE" not in os.environ, reason="FLOWGUIDE_TEST_FULL_SIZE asks for 8 GiB")
+def test_the_full_size_unet_in_float16_for_tensorrt_rtx() -> None:
+    """Stable Diffusion 1.5 with random weights, 512 px, for one card."""
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(LAYOUTS["Stable Diffusion 1"]["unet"]).half()
+    unet.to_empty(device="cpu").eval()
+    for parameter in unet.parameters():
+        parameter.data.uniform_(-0.02, 0.02)
+    given = {
+        "sample": torch.zeros(2, 4, 64, 64).half(), "timestep": torch.zeros(1), "text": torch.zeros(2, 77, 768).half(),
+    }  # fmt: skip
+    network = network_of("unet", PlainUNet(unet, tuple(given)), given, ("output",))
+    file = build.engine_file(network, "tensorrt-rtx", ("8.9",))
+    assert file.stat().st_size > 0.95 * network.weight_bytes()
+    assert store.why_stale(file) is None
+
+
 def flow_network() -> Any:
     """flowguide's own flow network for two frames of 256 × 256, in float32."""
-    from flowguide.diffusion.runtimes import network_of
     from flowguide.flow.network import FlowNetwork
 
     class Plain(torch.nn.Module):

@@ -14,10 +14,13 @@ import torch
 import flowguide
 from flowguide.config import render_config
 from flowguide.diffusion.checkpoint import Checkpoint, load_checkpoint
+from flowguide.diffusion.samplers import step_table
 from flowguide.errors import Interrupted, UsageError
+from flowguide.guidance.seed_v1 import SeedV1
 from flowguide.renderer import Renderer
 from flowguide.runs.state_file import load_state, pack, save_state
-from flowguide.types import Frame
+from flowguide.timing import StageClock
+from flowguide.types import Flow, Frame
 from flowguide.video import ClipReader, ClipWriter
 
 HEIGHT, WIDTH = 73, 105
@@ -125,3 +128,70 @@ def test_without_guidance_every_frame_is_painted(checkpoint: Checkpoint) -> None
     plain = [one.picture for one in renderer(checkpoint, guidance=False)(frames)]
     other = [one.picture for one in renderer(checkpoint, guidance=False, strategy="previous")(frames)]
     assert all(torch.equal(a, b) for a, b in zip(plain, other, strict=True))
+
+
+def test_absent_anchors_are_refused_before_anything_is_painted(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in.mkv"
+    with ClipWriter(source, size=(HEIGHT, WIDTH), time_base=Fraction(1, 25), frame_rate=Fraction(25)) as writer:
+        for frame in pan(4):
+            writer.write(Frame(frame.rgb, frame.index, frame.index, Fraction(1, 25)))
+    options: dict[str, Any] = {"model": str(tiny_checkpoint), "strategy": "anchors", "anchors": "frames:0,9"}
+    with pytest.raises(UsageError, match=r"frame 9, but the clip has frames 0 to 3"):
+        flowguide.render(source, tmp_path / "out.mkv", max_frames=4, **options)
+
+
+class Sideways:
+    """Flow of a picture whose content moves right by `pixels` a frame, in both directions."""
+
+    name = "sideways"
+
+    def __init__(self, pixels: float):
+        self.pixels = pixels
+
+    def __call__(self, at: Frame, to: Frame) -> Flow:
+        uv = torch.zeros(2, *at.size)
+        uv[0] = self.pixels * (to.index - at.index)
+        return Flow(uv, at.index, to.index)
+
+    def both(self, at: Frame, to: Frame) -> tuple[Flow, Flow]:
+        return self(at, to), self(to, at)
+
+
+def test_seed_v1_reads_where_the_negated_forward_flow_points(checkpoint: Checkpoint) -> None:
+    """By hand with OpenCV, as the original does it; weights .6, .4 and .1 by step and by length of the motion."""
+    config = render_config({"strategy": "seed-v1", "steps": 10, "strength": 1.0})
+    clock = StageClock()
+    for pixels, weights in ((1.0, {0.6, 0.4}), (2.0, {0.1})):
+        seed = SeedV1(Sideways(pixels), config, 8, clock)  # type: ignore[arg-type]
+        frames = [Frame(frame.rgb[:, :72, :104].contiguous(), frame.index) for frame in pan(2)]
+        finished = torch.rand(3, 72, 104, generator=torch.Generator().manual_seed(1)) * 2 - 1
+        assert seed.carry(frames[0], finished) is None
+        seed.remember(frames[0], finished, finished, None)
+        carried = seed.carry(frames[1], finished)
+        assert carried is not None
+        kept = (finished * 127.5 + 127.5).numpy().astype(np.uint8)
+        moved = np.zeros_like(kept)
+        moved[:, :, int(pixels) :] = kept[:, :, : -int(pixels)]
+        moved = moved.transpose(1, 2, 0)
+        expected = cv2.addWeighted(moved, 1.12, cv2.GaussianBlur(moved, (0, 0), 2.0), -0.12, 0.0)
+        shown = ((carried.filled.permute(1, 2, 0) + 1) * 127.5).round().numpy().astype(np.uint8)
+        assert np.array_equal(shown[:, int(pixels) :], expected[:, int(pixels) :])
+        table = step_table("ddim", checkpoint.scheduler_config, 10, 1.0)
+        guide = seed.latent_guide(carried, torch.zeros(1, 4, 9, 13), table)
+        assert not guide.erode
+        assert {round(float(value), 4) for value in guide.weights.unique()} == weights
+        assert seed.finish(finished, carried) is finished
+
+
+def test_seed_v1_goes_on_from_its_state(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"strategy": "seed-v1", "flow": "farneback"}
+    frames = pan(5)
+    expected = [one.picture for one in renderer(checkpoint, **options)(frames)]
+    before = renderer(checkpoint, **options)
+    list(before(frames[:3]))
+    save_state(tmp_path / "state", pack(before.state()))
+    after = renderer(checkpoint, **options)
+    after.restore(load_state(tmp_path / "state"))
+    assert torch.equal(list(after(frames[3:]))[-1].picture, expected[-1])
+    unguided = [one.picture for one in renderer(checkpoint, guidance=False)(frames)]
+    assert not torch.equal(expected[-1], unguided[-1])

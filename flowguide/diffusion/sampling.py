@@ -27,6 +27,8 @@ class LatentGuide:
     """The guide in the model's own space, [N, C, h, w]."""
     weights: Tensor
     """Pull toward it at each step, [steps, N, h, w] in [0, 1]; 0 leaves a cell untouched, bit for bit."""
+    erode: bool = True
+    """Whether the least weight of a cell's neighbours counts for it."""
 
 
 def sample(
@@ -72,6 +74,7 @@ def sample(
             weight=None if guide is None else guide.weights[step],
             x0_prev=x0_prev if table.C[step] else None,
             noise=noise(step + 1) if table.D[step] else None,
+            erode=guide is None or guide.erode,
         )
         if on_step is not None:
             replaced = on_step(step, float(table.timestep[step]), x)

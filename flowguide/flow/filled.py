@@ -24,7 +24,7 @@ from .protocol import grey
 
 Picture = NDArray[np.float32]
 
-TEXTURE_LEVELS, RESTING_LEVELS = 3.0, 6.0
+TEXTURE_LEVELS, RESTING_LEVELS = 3.0, 4.5
 """Gradient, in grey levels a half pixel, from which a place counts a quarter as textured; and the same where the
 camera rests, where a place needs more of it to be believed to move."""
 WINDOW, LOCAL_MEAN = (5, 5), (9, 9)

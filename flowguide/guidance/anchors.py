@@ -244,7 +244,7 @@ class Anchors:
             mixed = ops.composite(warped, weights)[0][0]
             confidence = torch.stack([view.confidence for view in views]).amax(0)
             known = mixed * (confidence > 0)
-            filled = ops.fill(mixed[None, :3].contiguous(), confidence[None])[0]
+            filled = ops.fill(known[None, :3], confidence[None])[0]
             prior = restored(filled, known[6].clamp_min(0.0)).clamp(-1.0, 1.0)
         own = self._paint(frame, Known(Guide(prior, confidence), _distance_px(views) if is_anchor else None))
         with self._clock("glue"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -13,10 +14,13 @@ from ..diffusion.image_to_image import ImageToImage, NoiseKey
 from ..diffusion.image_to_image import Known as Inpainted
 from ..diffusion.init import InitialLatent
 from ..diffusion.sampling import LatentGuide, StepCallback
-from ..types import Frame
+from ..types import Frame, Guide
 from .anchors import Known
 from .trust import unsharp
 from .weights import WeightInputs, weight_schedule
+
+RAMP_PX = 2
+"""Width of the ramp between what is known and what fills the slivers: a sharp border would be seen as an edge."""
 
 
 class Generated:
@@ -42,7 +46,7 @@ class Generated:
     def __call__(self, frame: Frame, known: Known | None) -> Tensor:
         """The frame's own picture; where only slivers are unknown, the known pixels around them."""
         if known is not None and known.distance_px is None:
-            return known.guide.prior
+            return _filled(known.guide)
         self.painted += 1
         source = ops.to_model(frame.rgb[None])
         if known is None or float(known.guide.confidence.mean()) < self._config.cut_share:
@@ -69,3 +73,10 @@ class Generated:
         start = self._init(source, key.shot, None if guide is None else guide.k0, confidence)
         latents = self._model.denoise(start, key, guide, self._on_step, picture=source, known=holes)
         return self._model.decode(latents)[0]
+
+
+def _filled(guide: Guide) -> Tensor:
+    """The prior [3, H, W], with what is not known filled from well inside what is."""
+    ones = torch.ones_like(guide.confidence)[None, None]
+    inside = ops.paste(torch.zeros_like(ones), ones, guide.confidence[None], feather_px=RAMP_PX)[0]
+    return ops.fill(guide.prior[None], inside)[0]

@@ -179,7 +179,7 @@ class PreviousFrame:
             return self.forget()
         told, painted = state["frame"], state["painted"]
         frame = Frame(told["rgb"], told["index"], told["pts"], Fraction(*told["time_base"]))
-        self._before = _Before(frame, painted, state["log_area"], Anchor.restored(state["anchor"], painted))
+        self._before = _Before(frame, painted, state["log_area"], Anchor.from_state(state["anchor"], painted))
 
     def forget(self) -> None:
         """Start anew at the next frame."""

@@ -134,9 +134,9 @@ def given_frames(numbers: str) -> frozenset[int]:
     return frozenset(int(part) for part in parts)
 
 
-def check_given(rule: Any, frames: int) -> None:
-    """Raise UsageError where `rule` names frames that a clip of so many `frames` does not have."""
-    if isinstance(rule, Given):
+def check_given(rule: Any, frames: int | None) -> None:
+    """Raise UsageError where `rule` names frames that a clip of so many `frames` (None: not known) does not have."""
+    if isinstance(rule, Given) and frames is not None:
         absent = sorted(number for number in rule.numbers if number >= frames)
         if absent:
             raise UsageError(

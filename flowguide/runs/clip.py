@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..config import Option, RenderConfig, changed, render_config
 from ..errors import FlowguideError, UsageError
+from ..guidance.rules import anchor_rule, check_given
 from ..renderer import Renderer, Styled
 from ..types import ClipInfo
 from ..video import ClipReader, check_output
@@ -120,6 +121,9 @@ def render(
         elif reader.info.alpha:
             log.warning("%s: its opacity is left out, because the codec of %s has none.", source, output.name)
         session = Session(journal, reader, Renderer(settings), codec, segment_frames, on_frame, should_stop)
+        if settings.strategy == "anchors":
+            rule = anchor_rule(settings.anchors, settings.anchor_frames)
+            check_given(rule, _started(reader, session.renderer).frames)
         with journal.locked():
             _take_up(session, source, request)
             if request.redo:
