@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -156,19 +155,3 @@ def test_metrics_of_a_clip_against_itself(clip: Path) -> None:
     source, same = (entry["warp_error"]["1"]["l1"] for entry in report["clips"])
     assert same == pytest.approx(source, rel=1e-5)
     assert "farneback" in run("metrics", clip, clip).stdout
-
-
-@pytest.mark.slow
-def test_help_is_quick() -> None:
-    """0.3 s on a quiet machine; the best of several, against this machine's own start of an empty interpreter."""
-
-    def best(command: list[str]) -> float:
-        times = []
-        for _ in range(5):
-            began = time.perf_counter()
-            subprocess.run(command, capture_output=True, check=True)
-            times.append(time.perf_counter() - began)
-        return min(times)
-
-    empty = best([sys.executable, "-c", "import pydantic, rich.console"])
-    assert best([*COMMAND, "--help"]) < 0.3 + 2 * empty

@@ -23,9 +23,12 @@ PIPELINES = {
     "StableDiffusionImg2ImgPipeline": "stable_diffusion.pipeline_stable_diffusion_img2img",
     "StableDiffusionXLImg2ImgPipeline": "stable_diffusion_xl.pipeline_stable_diffusion_xl_img2img",
     "StableDiffusionInpaintPipeline": "stable_diffusion.pipeline_stable_diffusion_inpaint",
+    "StableDiffusionXLInpaintPipeline": "stable_diffusion_xl.pipeline_stable_diffusion_xl_inpaint",
     "StableDiffusionControlNetImg2ImgPipeline": "controlnet.pipeline_controlnet_img2img",
     "LatentConsistencyModelImg2ImgPipeline": "latent_consistency_models.pipeline_latent_consistency_img2img",
 }
+
+NO_CHECKER: dict[str, Any] = {"safety_checker": None}
 
 
 def picture(height: int = 48, width: int = 64) -> torch.Tensor:
@@ -103,14 +106,17 @@ def test_negative_prompts_of_sdxl(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_inpainting_equals_diffusers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = save_family(tmp_path / "model", "sd1-inpainting")
+@pytest.mark.parametrize("family", ["sd1-inpainting", "sd2-inpainting", "sdxl-inpainting"])
+def test_inpainting_equals_diffusers(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save_family(tmp_path / "model", family)
     mask = torch.zeros(1, 1, 48, 64)
     mask[..., 10:33, 20:51] = 1.0
     options = {"guidance_scale": 3.0, "strength": 0.6}
-    mine = ours(folder, Known(picture(), mask), steps=10, **options)
+    xl = family.startswith("sdxl")
+    mine = ours(folder, Known(picture(), mask), sampler="euler" if xl else "ddim", steps=10, **options)
+    name, parts = ("StableDiffusionXLInpaintPipeline", {}) if xl else ("StableDiffusionInpaintPipeline", NO_CHECKER)
     expected = theirs(
-        folder, "StableDiffusionInpaintPipeline", tuple(mine.shape), monkeypatch, {"safety_checker": None},
+        folder, name, tuple(mine.shape), monkeypatch, parts,
         mask_image=mask, height=48, width=64, num_inference_steps=10, **options,
     )  # fmt: skip
     torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-4)

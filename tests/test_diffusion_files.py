@@ -14,6 +14,7 @@ from original_layout import save_single_file
 from tiny_checkpoint import save_family, tiny_unet, tiny_vae
 
 from flowguide.config import render_config
+from flowguide.diffusion import catalogue
 from flowguide.diffusion.checkpoint import Checkpoint, load_checkpoint
 from flowguide.diffusion.conditioning import Condition
 from flowguide.diffusion.latents import Autoencoder
@@ -142,6 +143,13 @@ def test_shards_and_half_precision_variants_load(tmp_path: Path) -> None:
     (half / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     unet.save_pretrained(half / "unet", variant="fp16")
     assert same(unet.float(), load(half).unet)
+    (half / "unet" / "diffusion_pytorch_model.fp16.safetensors").unlink()
+    unet.half().save_pretrained(half / "unet", variant="fp16", max_shard_size="20KB")
+    assert same(unet.float(), load(half).unet)
+    next(iter(sorted((half / "unet").glob("*-00002-of-*")))).unlink()
+    for read in (load, lambda folder: catalogue.check(str(folder))):
+        with pytest.raises(ModelError, match=r"lacks 1 of \d+ shards, the first is .*fp16-00002-of"):
+            read(half)
 
 
 def test_pickled_parts_are_opened_only_when_asked(tmp_path: Path) -> None:

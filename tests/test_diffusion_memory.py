@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from tiny_checkpoint import save_family
 
 from flowguide.config import render_config
-from flowguide.diffusion import catalogue
+from flowguide.diffusion import catalogue, latents
 from flowguide.diffusion.checkpoint import Checkpoint, load_checkpoint
 from flowguide.diffusion.denoiser import Denoiser
 from flowguide.diffusion.image_to_image import ImageToImage, NoiseKey
@@ -74,24 +75,48 @@ def test_a_batch_too_large_goes_row_by_row(tiny_checkpoint: Path, caplog: pytest
     assert "one row of the batch at a time" in caplog.text
 
 
-def test_an_autoencoder_without_memory_works_in_tiles(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_autoencoder_without_memory_works_in_tiles(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     checkpoint, model = engine(tiny_checkpoint)
-    vae, decode = checkpoint.autoencoder.network, type(checkpoint.autoencoder)._decode
+    decode, sizes = type(checkpoint.autoencoder.network).decode, []
 
-    def starved(self: Autoencoder, latents: torch.Tensor) -> torch.Tensor:
-        if not vae.use_tiling:
+    def starved(self: Any, latents: torch.Tensor, **options: Any) -> Any:
+        sizes.append(latents.shape[2:].numel())
+        if sizes[-1] > 40:
             raise MemoryError
-        return decode(self, latents)
+        return decode(self, latents, **options)
 
-    monkeypatch.setattr(Autoencoder, "_decode", starved)
-    assert model.decode(torch.zeros(1, 4, 4, 4)).shape == (1, 3, 32, 32)
-    assert vae.use_slicing
+    monkeypatch.setattr(type(checkpoint.autoencoder.network), "decode", starved)
+    monkeypatch.setattr(latents, "TILE", 4)
+    monkeypatch.setattr(latents, "MARGIN", 1)
+    assert model.decode(torch.zeros(1, 4, 8, 8)).shape == (1, 3, 64, 64)
+    assert sizes == [64, 64, 25, 25, 25, 25]
+    assert [message.rpartition(": ")[2] for message in caplog.messages] == [
+        "one row of the batch at a time.", "the autoencoder works in tiles.",
+    ]  # fmt: skip
+    assert not checkpoint.autoencoder.use_tiles(), "this rung is taken"
 
 
 def test_tiles_by_choice(tmp_path: Path) -> None:
     folder = save_family(tmp_path / "model", "sd1")
     checkpoint, _ = engine(folder, vae_tiles=True)
     assert checkpoint.autoencoder.network.use_tiling
+    assert checkpoint.autoencoder.network.use_slicing
+
+
+def test_tiles_of_the_painters_autoencoder_are_its_whole_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has 8 latent channels and is convolutions alone: a tile with its margin knows all that a cell depends on."""
+    monkeypatch.setattr(latents, "TILE", 6)
+    autoencoder = load_checkpoint("painter", torch.float32, CPU).autoencoder
+    pictures = torch.rand(2, 3, 13 * autoencoder.cell, 50 * autoencoder.cell) * 2 - 1
+    coded = autoencoder.encode(pictures)
+    decoded = autoencoder.decode(coded)
+    assert autoencoder.use_tiles()
+    torch.testing.assert_close(autoencoder.encode(pictures), coded, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(autoencoder.decode(coded), decoded, rtol=1e-4, atol=1e-4)
+    monkeypatch.setattr(latents, "MARGIN", 0)
+    assert not torch.allclose(autoencoder.decode(coded), decoded, atol=1e-2), "without a margin tiles show"
 
 
 class Overflowing(torch.nn.Module):
@@ -124,6 +149,15 @@ def test_black_frames_of_half_precision_are_decoded_again_in_float32(caplog: pyt
     assert "float32 from now on" in caplog.text
 
 
+def test_latents_that_are_no_numbers_are_not_stored_as_black_frames() -> None:
+    with pytest.raises(ModelError, match="latents are not finite.*--dtype float32"):
+        Autoencoder(Overflowing(), cell=1).decode(torch.full((1, 3, 2, 2), torch.nan))
+    vae = Overflowing()
+    vae.gain.data.fill_(torch.inf)
+    with pytest.raises(ModelError, match="What the autoencoder makes is not finite"):
+        Autoencoder(vae, cell=1).decode(torch.ones(1, 3, 2, 2))
+
+
 def test_models_are_listed_with_family_licence_and_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLOWGUIDE_HOME", str(tmp_path))
     folder = save_family(tmp_path / "models" / "boats", "lcm")
@@ -148,8 +182,16 @@ def test_a_model_is_checked_file_by_file(tmp_path: Path) -> None:
     assert model.name == "boats"
     assert len(hashes["unet/diffusion_pytorch_model.safetensors"]) == 64
     file = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    file.write_bytes(file.read_bytes()[:-100])
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-100])
     with pytest.raises(ModelError, match="damaged: it has"):
+        catalogue.check(str(folder))
+    file.write_bytes(whole)
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(ModelError, match="vae holds no weights"):
+        catalogue.check(str(folder))
+    shutil.rmtree(folder / "vae")
+    with pytest.raises(ModelError, match="lacks vae"):
         catalogue.check(str(folder))
 
 

@@ -114,7 +114,7 @@ def test_flow_is_found_while_the_caller_is_busy(frames):
             before = frame
     assert slow.done == 7
     assert threading.get_ident() not in slow.threads
-    assert waited < 0.1
+    assert waited < 0.15  # of 0.21 s
 
 
 def test_it_reads_no_further_than_its_depth(frames):

@@ -41,7 +41,7 @@ def trajectory(table: StepTable, start: torch.Tensor, noises: list[torch.Tensor]
 
 @settings(max_examples=40, deadline=None)
 @given(
-    steps=st.integers(2, 60),
+    steps=st.integers(1, 60),
     strength=st.floats(0.2, 1.0),
     eta=st.sampled_from([0.0, 0.4, 1.0]),
     prediction=st.sampled_from(["epsilon", "v_prediction", "sample"]),
@@ -88,9 +88,9 @@ PEERS = {
 @settings(max_examples=60, deadline=None)
 @given(
     sampler=st.sampled_from(sorted(PEERS)),
-    steps=st.integers(2, 40),
+    steps=st.integers(1, 40),
     strength=st.floats(0.2, 1.0),
-    prediction=st.sampled_from(["epsilon", "v_prediction"]),
+    prediction=st.sampled_from(["epsilon", "v_prediction", "sample"]),
     spacing=st.sampled_from(["leading", "trailing", "linspace"]),
     final=st.sampled_from(["zero", "sigma_min"]),
     offset=st.integers(0, 1),
@@ -118,7 +118,7 @@ def test_k_samplers_equal_diffusers_step_by_step(
 @given(
     steps=st.integers(1, 8),
     strength=st.floats(0.3, 1.0),
-    prediction=st.sampled_from(["epsilon", "v_prediction"]),
+    prediction=st.sampled_from(["epsilon", "v_prediction", "sample"]),
 )
 def test_lcm_equals_diffusers_step_by_step(steps: int, strength: float, prediction: str) -> None:
     config = {**BETAS, "prediction_type": prediction, "clip_sample": False}
@@ -196,6 +196,13 @@ def test_clip_sample_is_honoured() -> None:
     torch.testing.assert_close(mine, theirs.prev_sample, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("config", [EulerDiscreteScheduler(), DPMSolverMultistepScheduler()])
+def test_ddim_does_not_clip_where_the_checkpoint_does_not_speak_of_it(config: object) -> None:
+    """Saved with another scheduler its config lacks `clip_sample`; DDIM's default would clamp latents to ±1."""
+    assert "clip_sample" not in config.config
+    assert step_table("ddim", config.config, 8, 0.5).clip == 0.0
+
+
 def test_strength_zero_executes_nothing_and_one_executes_all() -> None:
     config = {**BETAS, "prediction_type": "epsilon"}
     assert len(step_table("ddim", config, 8, 0.0)) == 0
@@ -231,10 +238,10 @@ def test_share_is_full_at_high_noise_and_none_at_the_end() -> None:
     assert 0.0 < noise_share(2.0, 6.0) < 1.0
 
 
-def gaussian_result(steps: int, guided: bool) -> float:
+def gaussian_result(steps: int, strength: float, guided: bool) -> float:
     """DDIM on data ~ N(0, 0.5²) with the exact denoiser, guided toward 1; from math.md's own check."""
     config = {**BETAS, "prediction_type": "sample", "timestep_spacing": "trailing", "clip_sample": False}
-    table = step_table("ddim", config, steps, 0.6)
+    table = step_table("ddim", config, steps, strength)
     x = 0.3 * table.s_z
     for i in range(len(table)):
         alpha = 1.0 / np.sqrt(1.0 + table.sigma[i] ** 2)
@@ -246,11 +253,13 @@ def gaussian_result(steps: int, guided: bool) -> float:
     return float(x)
 
 
-def test_guidance_moves_with_the_step_count_no_more_than_the_sampler_itself() -> None:
+@pytest.mark.parametrize(("strength", "slack"), [(1.0, 1.0), (0.6, 1.05)])
+def test_guidance_moves_with_the_step_count_no_more_than_the_sampler_itself(strength: float, slack: float) -> None:
+    """At strength 1 as many steps run as are counted; at 0.6 the coarsest runs 6, and 4 % more is measured."""
     counts = (10, 20, 50, 200)
-    guided = [gaussian_result(n, True) for n in counts]
-    unguided = [gaussian_result(n, False) for n in counts]
+    guided = [gaussian_result(n, strength, True) for n in counts]
+    unguided = [gaussian_result(n, strength, False) for n in counts]
     spread_guided = (max(guided) - min(guided)) / guided[-1]
     spread_unguided = (max(unguided) - min(unguided)) / unguided[-1]
     assert guided[-1] > 2 * unguided[-1]
-    assert spread_guided <= spread_unguided * 1.05
+    assert spread_guided <= spread_unguided * slack

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 FAMILIES = (
-    "sd1", "sd2-v", "sd2-zero-snr", "sd-turbo", "lcm", "sdxl", "sdxl-turbo", "sd1-inpainting", "painter"
+    "sd1", "sd2-v", "sd2-zero-snr", "sd-turbo", "lcm", "sdxl", "sdxl-turbo", "sd1-inpainting", "sd2-inpainting",
+    "sdxl-inpainting", "painter"
 )  # fmt: skip
 """What `save_family` makes, each after the published configuration at the smallest width."""
 
@@ -116,13 +117,14 @@ def save_family(folder: Path, family: str) -> Path:
         "sd-turbo": {"use_linear_projection": True, "attention_head_dim": (2, 4)},
         "lcm": {"time_cond_proj_dim": 8},
         "sd1-inpainting": {"in_channels": 9},
+        "sd2-inpainting": {"in_channels": 9, "use_linear_projection": True, "attention_head_dim": (2, 4)},
         "painter": {"in_channels": 8, "out_channels": 8, "addition_embed_type": "text",
                     "addition_embed_type_num_heads": 4, "resnet_time_scale_shift": "scale_shift"},
     }.get(family, {})  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(11)
         if family.startswith("sdxl"):
-            return _save_sdxl(folder, schedulers[family])
+            return _save_sdxl(folder, schedulers[family.removesuffix("-inpainting")], 9 if "inp" in family else 4)
         tokenizer = tiny_tokenizer(folder.with_name(folder.name + "-tokenizer"))
         parts = {
             "text_encoder": tiny_text_encoder(tokenizer), "tokenizer": tokenizer, "unet": tiny_unet(**changes),
@@ -135,13 +137,13 @@ def save_family(folder: Path, family: str) -> Path:
     return folder
 
 
-def _save_sdxl(folder: Path, scheduler: Any) -> Path:
+def _save_sdxl(folder: Path, scheduler: Any, channels: int) -> Path:
     import diffusers
 
     files = folder.with_name(folder.name + "-tokenizer")
     tokenizer, tokenizer_2 = tiny_tokenizer(files), tiny_tokenizer(files, pad_token="!")
     unet = tiny_unet(
-        cross_attention_dim=36, attention_head_dim=(2, 4), use_linear_projection=True, addition_embed_type="text_time",
+        in_channels=channels, cross_attention_dim=36, attention_head_dim=(2, 4), use_linear_projection=True, addition_embed_type="text_time",
         addition_time_embed_dim=4, projection_class_embeddings_input_dim=6 * 4 + 20,
         transformer_layers_per_block=(1, 2),
     )  # fmt: skip

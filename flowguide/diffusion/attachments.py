@@ -89,11 +89,22 @@ def _check_lora(tensors: dict[str, Tensor], unet: Any) -> None:
     """Raises ValueError where nothing in it is a LoRA's, or a layer that it changes is not in the UNet."""
     if not any(key.startswith(("unet.", "text_encoder")) for key in tensors):
         raise ValueError("no LoRA weights of a UNet or text encoder in it")
-    present = {name for name, _ in unet.named_modules()}
-    changed = {key[len("unet.") : key.index(".lora")] for key in tensors if key.startswith("unet.") and ".lora" in key}
-    absent = sorted(name for name in changed - present if ".processor" not in name)
+    present = dict(unet.named_modules())
+    changed = {
+        key[len("unet.") : key.index(".lora")]: tensor.shape[1]
+        for key, tensor in tensors.items()
+        if key.startswith("unet.")
+        and ".lora" in key
+        and ".processor" not in key
+        and ("lora_A." in key or "down." in key)
+    }
+    absent = sorted(changed.keys() - present.keys())
     if absent:
         raise ValueError(f"it changes {len(absent)} layers that the UNet does not have, such as {absent[0]}")
+    for name, width in changed.items():
+        own = present[name].weight.shape[1]
+        if width != own:
+            raise ValueError(f"its {name} takes {width} channels, the UNet's {own}")
 
 
 def add_embeddings(parts: Parts, config: RenderConfig) -> None:
@@ -102,18 +113,30 @@ def add_embeddings(parts: Parts, config: RenderConfig) -> None:
         path = _file("embedding", name, config)
         pipeline = pipeline_around(parts)
         with _one_sentence(f"The embedding {path}", "made for another text encoder, or damaged"):
+            vectors = _vectors(path)
+            if ("clip_g" in vectors) != (len(parts.text_encoders) == 2):
+                raise ValueError(
+                    f"it has {' and '.join(sorted(vectors))}; Stable Diffusion XL alone has clip_g and clip_l"
+                )
             if len(parts.text_encoders) == 1:
                 pipeline.load_textual_inversion(str(path), token=path.stem, local_files_only=True)
                 continue
-            from safetensors.torch import load_file
-
-            vectors = load_file(path)
             for key, encoder, tokenizer in zip(
                 ("clip_l", "clip_g"), parts.text_encoders, parts.tokenizers, strict=True
             ):
                 pipeline.load_textual_inversion(
                     vectors[key], token=path.stem, text_encoder=encoder, tokenizer=tokenizer
                 )
+
+
+def _vectors(path: Path) -> dict[str, Any]:
+    """What an embedding's file holds, by name; a pickle is opened with tensors as the only objects it may hold."""
+    from safetensors.torch import load_file
+
+    content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    if not isinstance(content, dict) or not content:
+        raise ValueError("no vectors in it")
+    return content
 
 
 def load_controls(parts: Parts, dtype: torch.dtype, config: RenderConfig) -> tuple[tuple[Control, Hint], ...]:
@@ -159,7 +182,10 @@ def _control_file(path: Path, parts: Parts, dtype: torch.dtype) -> Any:
         tempfile.TemporaryDirectory(prefix="flowguide-") as scratch,
         _one_sentence(f"The ControlNet {path}", "made for another family of models, or damaged"),
     ):
-        ControlNetModel.from_unet(parts.unet, load_weights_from_unet=False).save_config(scratch)
+        like = ControlNetModel.from_unet(parts.unet, load_weights_from_unet=False)
+        # A ControlNet sees the noisy latents alone, also where the UNet is for inpainting.
+        like.register_to_config(in_channels=parts.vae.config.latent_channels)
+        like.save_config(scratch)
         return ControlNetModel.from_single_file(str(path), config=scratch, local_files_only=True, torch_dtype=dtype)
 
 
@@ -174,19 +200,23 @@ def image_prompt(parts: Parts, device: torch.device, config: RenderConfig) -> tu
     if config.ip_image is None:
         raise UsageError("An IP-Adapter needs a picture: give --ip-image FILE.")
     from PIL import Image
+    from transformers import CLIPVisionModelWithProjection
 
     name, scale = scaled(config.ip_adapter)
     path = _file("ip-adapter", name, config)
-    if not (path.parent / "image_encoder").is_dir():
-        raise ModelError(f"The IP-Adapter {path} needs its CLIP image encoder in {path.parent / 'image_encoder'}.")
+    beside = path.parent / "image_encoder"
+    if not beside.is_dir():
+        raise ModelError(f"The IP-Adapter {path} needs its CLIP image encoder in {beside}.")
     try:
         picture = Image.open(config.ip_image).convert("RGB")
     except OSError as error:
         raise UsageError(f"The picture {config.ip_image} cannot be read: {first_line(error)}") from error
     pipeline = pipeline_around(parts)
+    encoder = load(CLIPVisionModelWithProjection, beside, dtype=parts.unet.dtype, allow_pickle=config.allow_pickle)
+    pipeline.register_modules(image_encoder=encoder)
     with _one_sentence(f"The IP-Adapter {path}", "made for another family of models, or damaged"):
         pipeline.load_ip_adapter(
-            str(path.parent), subfolder="", weight_name=path.name, image_encoder_folder="image_encoder",
+            str(path.parent), subfolder="", weight_name=path.name, image_encoder_folder=None,
             local_files_only=True,
         )  # fmt: skip
         pipeline.set_ip_adapter_scale(scale)
@@ -216,4 +246,6 @@ def _one_sentence(subject: str, likely: str) -> Iterator[None]:
     except (ModelError, UsageError):
         raise
     except Exception as error:
-        raise ModelError(f"{subject} does not fit the checkpoint ({likely}): {first_line(error)}") from error
+        # What follows is diffusers' advice about its own arguments.
+        reason = first_line(error).split(". If you want", 1)[0]
+        raise ModelError(f"{subject} does not fit the checkpoint ({likely}): {reason}") from error

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError, UsageError
-from .loading import first_line, read_json
+from .loading import check_parts, check_shards, first_line, is_half, read_json
 from .model_folders import BUNDLED, find_model, found, pulled_folder
 from .single_file import family_of, shapes
 
@@ -85,14 +85,11 @@ def check(model: str, folders: Sequence[str] = ()) -> tuple[Model, dict[str, str
     if path.is_dir() and not (path / "model_index.json").is_file():
         raise ModelError(f"{path} has no model_index.json, so it is not a diffusers checkpoint folder.")
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    if path.is_dir():
+        _check_folder(path)
     for file in files:
         if file.suffix == ".safetensors":
             _header(file)
-        if file.name.endswith(".index.json"):
-            shards = sorted(set(read_json(file).get("weight_map", {}).values()))
-            missing = [shard for shard in shards if not (file.parent / shard).is_file()]
-            if missing:
-                raise ModelError(f"{file.parent} lacks {', '.join(missing)}. Copy the whole checkpoint folder.")
     hashes = {}
     for file in files:
         with file.open("rb") as stream:
@@ -100,6 +97,15 @@ def check(model: str, folders: Sequence[str] = ()) -> tuple[Model, dict[str, str
                 stream, "sha256"
             ).hexdigest()
     return describe(path), hashes
+
+
+def _check_folder(path: Path) -> None:
+    check_parts(path)
+    for part in sorted(folder for folder in path.iterdir() if folder.is_dir()):
+        check_shards(part)
+        weights = [file for file in part.iterdir() if file.suffix in (".safetensors", ".bin")]
+        if part.name in ("unet", "vae", "text_encoder", "text_encoder_2") and not weights:
+            raise ModelError(f"{part} holds no weights. Copy the whole checkpoint folder.")
 
 
 def pull(repository: str, revision: str | None = None) -> Path:
@@ -130,15 +136,15 @@ def wanted(files: Sequence[str]) -> list[str]:
     parts = ("unet/", "vae/", "text_encoder/", "text_encoder_2/", "tokenizer/", "tokenizer_2/", "scheduler/")
     chosen = [file for file in files if file in ("model_index.json", "README.md") or file.startswith(parts)]
     weights = [file for file in chosen if ".safetensors" in file]
-    halves = {Path(file).parent for file in weights if ".fp16." in file}
-    kept = [file for file in weights if (".fp16." in file) == (Path(file).parent in halves)]
+    halves = {Path(file).parent for file in weights if is_half(file)}
+    kept = [file for file in weights if is_half(file) == (Path(file).parent in halves)]
     others = [file for file in chosen if file.endswith((".json", ".txt", ".md")) and file not in weights]
     return sorted({*kept, *others})
 
 
 def _weights(part: Path) -> list[Path]:
     files = sorted(part.glob("*.safetensors"))
-    plain = [file for file in files if ".fp16." not in file.name]
+    plain = [file for file in files if not is_half(file.name)]
     return plain or files
 
 

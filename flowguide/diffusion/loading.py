@@ -43,9 +43,7 @@ def folder_parts(
     import transformers
 
     index = read_json(folder / "model_index.json")
-    missing = [part for part in _REQUIRED if not (folder / part).is_dir()]
-    if missing:
-        raise ModelError(f"The checkpoint {folder} lacks {', '.join(missing)}. Copy the whole checkpoint folder.")
+    check_parts(folder)
     vae_class = (index.get("vae") or [None, None])[1]
     if vae_class not in AUTOENCODERS:
         raise ModelError(f"The autoencoder of {folder} should be one of {', '.join(AUTOENCODERS)}, got {vae_class}.")
@@ -110,20 +108,33 @@ def _weights_options(folder: Path, allow_pickle: bool) -> dict[str, Any]:
         if pickled and not allow_pickle:
             raise pickle_refused(folder / pickled[0])
         return {"use_safetensors": not pickled}
-    _check_shards(folder, [name for name in safe if name.endswith(".index.json")])
-    halves = all(".fp16." in name for name in safe)
+    check_shards(folder)
+    halves = all(is_half(name) for name in safe)
     return {"use_safetensors": True, **({"variant": "fp16"} if halves else {})}
 
 
-def _check_shards(folder: Path, indexes: list[str]) -> None:
-    for index in indexes:
-        shards = set(read_json(folder / index).get("weight_map", {}).values())
+def is_half(name: str) -> bool:
+    """Whether a file of weights, whole, shard or index, is of the variant fp16."""
+    return ".fp16." in name or ".fp16-" in name
+
+
+def check_shards(folder: Path) -> None:
+    """Raises ModelError where a shard that an index in `folder` names is not there."""
+    for index in sorted(folder.glob("*.index*.json")):
+        shards = set(read_json(index).get("weight_map", {}).values())
         missing = sorted(shard for shard in shards if not (folder / shard).is_file())
         if missing:
             raise ModelError(
                 f"The {folder.name} of {folder.parent} lacks {len(missing)} of {len(shards)} shards, the first is "
                 f"{missing[0]}. Copy the whole checkpoint folder."
             )
+
+
+def check_parts(folder: Path) -> None:
+    """Raises ModelError where a part of the checkpoint `folder` is missing."""
+    missing = [part for part in _REQUIRED if not (folder / part).is_dir()]
+    if missing:
+        raise ModelError(f"The checkpoint {folder} lacks {', '.join(missing)}. Copy the whole checkpoint folder.")
 
 
 def pickle_refused(path: Path) -> ModelError:

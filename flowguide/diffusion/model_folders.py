@@ -86,7 +86,7 @@ def _from_yaml(kind: str, file: Path) -> list[Path]:
         raise UsageError(f"{file} should hold one table per program, as ComfyUI's extra_model_paths.yaml does.")
     places = []
     for section in sections.values():
-        base = (file.parent / str(section.get("base_path", "."))).expanduser()
+        base = file.parent / Path(str(section.get("base_path", "."))).expanduser()
         for name in KINDS[kind]:
             places += [base / line.strip() for line in str(section.get(name) or "").splitlines() if line.strip()]
     return places

@@ -49,7 +49,8 @@ def _scheduler(class_name: str, config: Config, steps: int, **changes: Any) -> A
 def ddim(config: Config, steps: int, strength: float, eta: float = 0.0) -> StepTable:
     """DDIM (η = 0) to DDPM-like (η = 1); A, B, D after equations (12) and (16) of Song et al. 2021."""
     count = executed(steps, strength)
-    scheduler = _scheduler("DDIMScheduler", config, steps)
+    # A config of another scheduler does not speak of clipping; DDIM's own default would clamp latents to ±1.
+    scheduler = _scheduler("DDIMScheduler", {"clip_sample": False, **config}, steps)
     alphas_cumprod = scheduler.alphas_cumprod.double().numpy()
     timestep = scheduler.timesteps.numpy()[steps - count :]
     following = timestep - scheduler.config.num_train_timesteps // steps

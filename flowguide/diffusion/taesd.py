@@ -78,12 +78,6 @@ class TinyAutoencoder(nn.Module):
         """(pictures,)"""
         return (self.decoder(latents) * 2.0 - 1.0,)
 
-    def enable_slicing(self) -> None:
-        """Nothing to do: it is small."""
-
-    def enable_tiling(self) -> None:
-        """Nothing to do: it is small."""
-
 
 def load_taesd(folder: Path, dtype: torch.dtype, *, allow_pickle: bool = False) -> TinyAutoencoder:
     """The autoencoder whose two files lie in `folder`, one with `encoder` in its name and one with `decoder`.

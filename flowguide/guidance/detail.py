@@ -25,12 +25,13 @@ def detail(picture: Tensor) -> Tensor:
 
 
 def restored(picture: Tensor, wanted: Tensor) -> Tensor:
-    """`picture` [3, H, W] with its finest band amplified where its detail is below `wanted` [H, W].
+    """`picture` [3, H, W] with the finest band of its luma amplified where its detail is below `wanted` [H, W].
 
     The gain g solves sum (L(picture) + g L(band))² = wanted over each cell, L the Laplacian of the luma.
     """
-    band = picture - _blurred(picture)
-    here, fine = _laplacian(_luma(picture)), _laplacian(_luma(band))
+    luma = _luma(picture)
+    band = luma - _blurred(luma)
+    here, fine = _laplacian(luma), _laplacian(band)
     energy, mixed, fine_energy = _pooled(here.square()), _pooled(here * fine), _pooled(fine.square()).clamp_min(1e-9)
     missing = (RESTORED * _pooled(wanted) - energy).clamp_min(0.0)
     gain = ((mixed.square() + fine_energy * missing).sqrt() - mixed) / fine_energy
@@ -46,11 +47,11 @@ def _laplacian(luma: Tensor) -> Tensor:
     return padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:] - 4.0 * luma
 
 
-def _blurred(picture: Tensor) -> Tensor:
+def _blurred(luma: Tensor) -> Tensor:
     """Binomial 1 2 1 along both axes."""
-    padded = F.pad(picture[None], (1, 1, 1, 1), mode="replicate")[0]
-    rows = (padded[:, :-2] + 2.0 * padded[:, 1:-1] + padded[:, 2:]) / 4.0
-    return (rows[:, :, :-2] + 2.0 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 4.0
+    padded = F.pad(luma[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
+    rows = (padded[:-2] + 2.0 * padded[1:-1] + padded[2:]) / 4.0
+    return (rows[:, :-2] + 2.0 * rows[:, 1:-1] + rows[:, 2:]) / 4.0
 
 
 def _pooled(values: Tensor) -> Tensor:

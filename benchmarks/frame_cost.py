@@ -1,0 +1,78 @@
+"""What does everything but the model's own calls cost?
+
+    python benchmarks/frame_cost.py CLIPS_FOLDER
+
+Per frame of a whole render: the difference between a long and a short one, after a first one, so that start-up does not
+count. One thread for the model.
+
+- `ms`: on the clock with the settings' own lookahead, where flow, reading and encoding work beside the model, if the
+  machine has another core; `beside_model` is the share of that in which the model does not work.
+- `cpu_ms`: processor time of all threads by column, without lookahead, so that each stage's time is its own. What the
+  stages leave over is the encoder and the journal and stands under codec.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from results import write_result
+from straight_line import CLIPS, COLUMNS, SETTINGS
+
+import flowguide
+
+SHORT, LONG = 8, 40
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clips", type=Path, help="folder with the clips")
+    parser.add_argument("--only", nargs="*", default=list(CLIPS), help="names of clips")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/frame-cost-cpu.json"))
+    chosen = parser.parse_args()
+    spent(chosen.clips / chosen.only[0], CLIPS[chosen.only[0]], SHORT)
+    rows = [row(chosen.clips / name, CLIPS[name]) for _ in range(chosen.rounds) for name in chosen.only]
+    write_result(chosen.out, rows, settings=SETTINGS)
+
+
+def row(source: Path, start: float) -> dict[str, Any]:
+    together, alone = per_frame(source, start), per_frame(source, start, lookahead=0)
+    codec = alone["cpu"] - sum(alone[name] for name in COLUMNS)
+    result = {
+        "clip": source.name,
+        "ms": together["clock"],
+        "model_ms": together["model"],
+        "beside_model": 1 - together["model"] / together["clock"],
+        "cpu_ms": {name: alone[name] for name in COLUMNS} | {"codec": alone["codec"] + codec},
+        "cpu_beside_model": 1 - alone["model"] / alone["cpu"],
+    }
+    print(result, flush=True)
+    return result
+
+
+def per_frame(source: Path, start: float, **options: Any) -> dict[str, float]:
+    """Milliseconds of each further frame: on the clock, of the processor, and per column."""
+    short, long = (spent(source, start, frames, **options) for frames in (SHORT, LONG))
+    return {name: 1000 * (long[name] - short[name]) / (LONG - SHORT) for name in long}
+
+
+def spent(source: Path, start: float, frames: int, **options: Any) -> dict[str, float]:
+    """Seconds on the clock, of processor time, and per column."""
+    with tempfile.TemporaryDirectory() as folder:
+        clock, cpu = time.perf_counter(), time.process_time()
+        report = flowguide.render(
+            source, Path(folder) / "out.mp4", noise="per-frame", start_seconds=start, max_frames=frames, audio=False,
+            threads=1, dtype="bfloat16", **options, **SETTINGS,
+        )  # fmt: skip
+        taken = {"clock": time.perf_counter() - clock, "cpu": time.process_time() - cpu}
+    for name, stages in COLUMNS.items():
+        taken[name] = sum(report.stage_seconds.get(stage, 0.0) for stage in stages)
+    return taken
+
+
+if __name__ == "__main__":
+    main()
