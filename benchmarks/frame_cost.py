@@ -20,10 +20,19 @@ from pathlib import Path
 from typing import Any
 
 from results import write_result
-from straight_line import CLIPS, COLUMNS, SETTINGS
+from straight_line import CLIPS, SETTINGS
 
 import flowguide
+from flowguide.timing import MODEL_STAGES
 
+COLUMNS = {
+    "model": MODEL_STAGES,
+    "flow": ("flow",),
+    "cuts": ("cuts",),
+    "colour": ("colour",),
+    "glue": ("glue", "noise", "step"),
+    "codec": ("read", "write"),
+}
 SHORT, LONG = 8, 40
 
 

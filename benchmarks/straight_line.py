@@ -1,9 +1,9 @@
-"""Is a guided render steadier, as sharp, and how much does guidance cost? Real clips, guided and not, in one run.
+"""Is a guided render steadier, and as sharp? Real clips, guided and not, in one run.
 
     python benchmarks/straight_line.py CLIPS_FOLDER --frames 48
 
 Every row: E_warp at lags 1 and 8 with flow and mask of the source, by an estimator that did not guide (docs/math.md,
-section 8), sharpness against the unguided render, the time of each stage per frame. The bar is the rows under
+section 8), sharpness against the unguided render. The bar is the rows under
 per-frame noise; a row with nothing to steady says so.
 """
 
@@ -20,7 +20,6 @@ from results import write_result
 import flowguide
 from flowguide.metrics import Report, measure
 from flowguide.runs.clip import RenderReport
-from flowguide.timing import MODEL_STAGES
 from flowguide.video import ClipReader
 
 CLIPS = {
@@ -33,14 +32,6 @@ CLIPS = {
 
 SETTINGS: dict[str, Any] = {"prompt": "oil painting", "size": "384", "strength": 0.5, "steps": 8, "guidance_scale": 2.0}
 METRIC_ESTIMATOR, GUIDING_ESTIMATOR = "farneback", "dis"
-COLUMNS = {
-    "model": MODEL_STAGES,
-    "flow": ("flow",),
-    "cuts": ("cuts",),
-    "colour": ("colour",),
-    "glue": ("glue", "noise", "step"),
-    "codec": ("read", "write"),
-}
 
 
 def main() -> None:
@@ -88,8 +79,8 @@ def row(chosen: argparse.Namespace, folder: Path, name: str, noise: str) -> dict
         result[f"ratio_{lag}"] = _ratio(report, lag)
         result[f"ratio_{lag}_by_{by_guide.estimator}"] = _ratio(by_guide, lag)
     result |= {"sharpness": after.sharpness, "psnr_db": after.psnr_db, "ssim": after.ssim, "note": before.note,
-               "fps": reports["guided"].frames_per_second, **per_frame(reports["guided"])}  # fmt: skip
-    print({key: value for key, value in result.items() if key != "stages_ms"}, flush=True)
+               "fps": reports["guided"].frames_per_second}  # fmt: skip
+    print(result, flush=True)
     return result
 
 
@@ -106,16 +97,6 @@ def _measured(source: Path, part: dict[str, Any], reports: dict[str, RenderRepor
 def _ratio(report: Report, lag: int) -> float | None:
     before, after = (report[name].warp_error[lag].l1 for name in ("unguided", "guided"))
     return after / before if before and after is not None else None
-
-
-def per_frame(report: RenderReport) -> dict[str, Any]:
-    """Milliseconds per frame and column, and the share of everything but the model's own calls."""
-    columns = {
-        name: 1000.0 * sum(report.stage_seconds.get(stage, 0.0) for stage in stages) / report.frames
-        for name, stages in COLUMNS.items()
-    }
-    total = sum(columns.values())
-    return {"stages_ms": columns, "beside_model": (total - columns["model"]) / total}
 
 
 if __name__ == "__main__":

@@ -150,7 +150,7 @@ def test_black_frames_of_half_precision_are_decoded_again_in_float32(caplog: pyt
 
 
 def test_latents_that_are_no_numbers_are_not_stored_as_black_frames() -> None:
-    with pytest.raises(ModelError, match="latents are not finite.*--dtype float32"):
+    with pytest.raises(ModelError, match=r"latents are not finite.*--dtype float32"):
         Autoencoder(Overflowing(), cell=1).decode(torch.full((1, 3, 2, 2), torch.nan))
     vae = Overflowing()
     vae.gain.data.fill_(torch.inf)

@@ -104,7 +104,7 @@ def test_k_samplers_equal_diffusers_step_by_step(
         "steps_offset": offset, "rescale_betas_zero_snr": zero_snr and prediction == "v_prediction",
     }  # fmt: skip
     count = executed(steps, strength)
-    if count == 0:
+    if count == 0 or (sampler, prediction) == ("euler-a", "sample"):  # which diffusers' own does not know
         return
     peer, changes = PEERS[sampler]
     accepted = {k: v for k, v in {**config, **changes}.items() if k in peer().config}

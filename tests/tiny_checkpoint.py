@@ -143,8 +143,8 @@ def _save_sdxl(folder: Path, scheduler: Any, channels: int) -> Path:
     files = folder.with_name(folder.name + "-tokenizer")
     tokenizer, tokenizer_2 = tiny_tokenizer(files), tiny_tokenizer(files, pad_token="!")
     unet = tiny_unet(
-        in_channels=channels, cross_attention_dim=36, attention_head_dim=(2, 4), use_linear_projection=True, addition_embed_type="text_time",
-        addition_time_embed_dim=4, projection_class_embeddings_input_dim=6 * 4 + 20,
+        in_channels=channels, cross_attention_dim=36, attention_head_dim=(2, 4), use_linear_projection=True,
+        addition_embed_type="text_time", addition_time_embed_dim=4, projection_class_embeddings_input_dim=6 * 4 + 20,
         transformer_layers_per_block=(1, 2),
     )  # fmt: skip
     diffusers.StableDiffusionXLImg2ImgPipeline(
