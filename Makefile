@@ -43,7 +43,7 @@ $(VENV)/.packages: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) setuptools pybind11 cmake ninja
-	FLOWGUIDE_BUILD=off $(PIP) --no-build-isolation --editable ".[dev,triton,onnx,exr]"
+	FLOWGUIDE_BUILD=off $(PIP) --no-build-isolation --editable ".[dev,triton,onnx,exr,plot]"
 	touch $@
 
 $(VENV)/.native: $(VENV)/.packages $(NATIVE)

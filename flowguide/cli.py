@@ -17,10 +17,15 @@ from cyclopts import App, CycloptsError, Parameter, ValidationError
 from cyclopts.config import Dict, Env
 
 from . import __version__
+from .compare_command import compare_command
 from .config import RenderConfig, read_toml, render_config
 from .engines_command import engines_app
 from .errors import FlowguideError, UsageError
+from .flow_commands import flow_command, shots_command
+from .metrics_command import metrics_command
 from .models_command import models_app
+from .run_commands import init_command, rerun_command, resume_command, show_command, try_command
+from .steady_command import steady_command
 
 app = App(
     name="flowguide",
@@ -94,11 +99,16 @@ def render(
     run_commands.render_one(source, output, options, request, segment_frames, as_json=json)
 
 
-for _name in ("resume", "show", "rerun", "init", "try"):
-    app.command(f"flowguide.run_commands:{_name}_command", name=_name)
-for _name in ("flow", "shots"):
-    app.command(f"flowguide.flow_commands:{_name}_command", name=_name)
-app.command("flowguide.steady_command:steady_command", name="steady")
+app.command(resume_command, name="resume")
+app.command(show_command, name="show")
+app.command(rerun_command, name="rerun")
+app.command(init_command, name="init")
+app.command(try_command, name="try")
+app.command(flow_command, name="flow")
+app.command(shots_command, name="shots")
+app.command(steady_command, name="steady")
+app.command(metrics_command, name="metrics")
+app.command(compare_command, name="compare")
 
 
 @app.command
@@ -146,48 +156,6 @@ def doctor(*, json: bool = False) -> None:
         print_findings(findings)
     if not is_ready(findings):
         sys.exit(1)
-
-
-@app.command
-def metrics(
-    source: Path,
-    /,
-    *clips: Path,
-    unguided: Path | None = None,
-    flow: str = "farneback",
-    start_seconds: float | None = None,
-    max_frames: int | None = None,
-    json: bool = False,
-) -> None:
-    """Measure how steady, sharp and faithful CLIPS of SOURCE are.
-
-    Parameters
-    ----------
-    source
-        The clip that was painted: its flow says what should have stayed.
-    clips
-        Painted clips of it, with the same frames.
-    unguided
-        The clip painted without guidance: the yardstick of sharpness and fidelity.
-    flow
-        Estimator of flow and mask; take one that did not guide.
-    start_seconds
-        Where in SOURCE the painted part begins.
-    max_frames
-        Measure the first frames only.
-    json
-        The whole report with its curves as one JSON object.
-    """
-    from .terminal import measure_files
-
-    part = {"start_seconds": start_seconds, "max_frames": max_frames}
-    report = measure_files(source, clips, unguided=unguided, flow=flow, part=part)
-    if json:
-        _print_json(report.as_dict())
-    else:
-        from .terminal import print_report
-
-        print_report(report)
 
 
 def _print_json(value: Any) -> None:
@@ -240,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if file is not None:
             values = read_toml(file)
             render_config(values)
-            sources.append(Dict({"render": values}, source=str(file)))
+            sources.append(Dict({"render": values, "try": values}, source=str(file)))
         app.config = tuple(sources)
         app(arguments, exit_on_error=False, print_error=False)
     except FlowguideError as error:

@@ -201,9 +201,10 @@ def read_toml(path: Path) -> dict[str, Option]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UsageError(f"The configuration file {path} does not exist.") from error
+        raise UsageError(f"The configuration file {path} does not exist; check its name.") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"The configuration file {path} cannot be read: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"The configuration file {path} cannot be read as TOML: {reason}.") from error
     section = content.get("render", content)
     if not isinstance(section, dict):
         raise UsageError(f"[render] in {path} should be a table.")

@@ -170,6 +170,7 @@ def _packages() -> list[Finding]:
         "onnxruntime": ("flow networks as ONNX files cannot be used", "pip install 'flowguide[onnx]'"),
         "torchvision": ("no flow by RAFT", "pip install 'flowguide[raft]', in the build that fits torch"),
         "OpenEXR": ("no motion vectors from .exr files", "pip install 'flowguide[exr]'"),
+        "matplotlib": ("no curves by metrics --plot", "pip install 'flowguide[plot]'"),
         "PyNvVideoCodec": ("no decoding on the GPU; the CPU decodes", "pip install 'flowguide[nvidia]' (NVIDIA GPUs)"),
         "tensorrt": ("no TensorRT engines", "install tensorrt from NVIDIA"),
     }

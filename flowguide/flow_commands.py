@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json as json_text
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from .config import RenderConfig
-from .errors import UsageError
+from .errors import FlowguideError, UsageError
 
 DEFAULT_FLOW: str = RenderConfig.model_fields["flow"].default
 """What a render takes."""
@@ -69,6 +70,8 @@ def flow_command(
     from .flow import FlowFiles, estimator
     from .video import ClipReader, check_output
 
+    if longest_px is not None and not 0 < longest_px < math.inf:
+        raise UsageError(f"--longest-px should be a number of pixels above 0, got {longest_px:g}.")
     made = estimator(flow, confidence=confidence)
     as_files = "{" in output
     if as_files:
@@ -112,8 +115,12 @@ def _write_files(reader: ClipReader, pattern: str, made: FlowEstimator) -> int:
             if flow is None:
                 continue
             path = Path(pattern.format(at=flow.at, to=flow.to))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_flow(path, flow.uv)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_flow(path, flow.uv)
+            except OSError as error:
+                reason = error.strerror or error
+                raise FlowguideError(f"{path} cannot be written ({reason}); choose another place.") from error
             written += 1
     if not written:
         raise UsageError(f"{reader.info.path} gave a single frame, and flow lies between two.")
@@ -177,7 +184,8 @@ def shots_command(
     source
         The clip.
     output
-        A CSV file to edit and give to render --shots. Without it the list is only printed.
+        A CSV file to edit and give to render --shots; one that is there is not replaced. Without it the list is
+        only printed.
     start_seconds
         Begin here; frames are counted from here, as render counts them with the same option.
     end_seconds
@@ -191,6 +199,8 @@ def shots_command(
     from .flow.shots import find_shots
     from .video import ClipReader
 
+    if output is not None and output.exists():
+        raise UsageError(f"{output} is there already; choose another name, or remove it.")
     with ClipReader(source, start_seconds=start_seconds, end_seconds=end_seconds, max_frames=max_frames) as reader:
         shots = list(find_shots(reader))
         rate = reader.info.frame_rate

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .errors import BackendMissing, UsageError
+from .errors import BackendMissing, UnknownName, UsageError
 
 
 def choose_device(name: str) -> torch.device:
@@ -31,7 +31,12 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The model's arithmetic for `name`: 'auto' is float16 on a GPU, bfloat16 on a CPU that has it, else float32."""
+    """The model's arithmetic for `name`: 'auto' is float16 on a GPU, bfloat16 on a CPU that has it, else float32.
+
+    Raises UnknownName for any other name.
+    """
+    if name not in ("auto", "float32", "float16", "bfloat16"):
+        raise UnknownName("dtype", name, ("auto", "float32", "float16", "bfloat16"))
     if name != "auto":
         dtype: torch.dtype = getattr(torch, name)
         return dtype

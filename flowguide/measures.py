@@ -19,6 +19,9 @@ STATIC_LEVELS = 3.0
 AVERAGED_FRAMES = 16
 """Fidelity compares means over this many frames, so that flicker does not count as infidelity."""
 
+Curve = list[float | None]
+"""One number per frame; None where the frame has none."""
+
 
 class Mean:
     """A running weighted mean of one number per clip."""
@@ -42,12 +45,32 @@ class Mean:
         return [total / weight if weight else None for total, weight in pairs]
 
 
+class Curves:
+    """A curve per clip, as long as the frames seen."""
+
+    def __init__(self, clips: int):
+        self.of_clips: list[Curve] = [[] for _ in range(clips)]
+
+    def add(self, values: Tensor, frames: int = 1) -> None:
+        """values [K], the same for that many frames."""
+        for curve, value in zip(self.of_clips, values.tolist(), strict=True):
+            curve += [value] * frames
+
+    def skip(self) -> None:
+        """The frame has no value."""
+        for curve in self.of_clips:
+            curve.append(None)
+
+    def __getitem__(self, clip: int) -> Curve:
+        return self.of_clips[clip]
+
+
 class WarpErrors:
     """E_warp at one lag."""
 
     def __init__(self, clips: int):
         self.l1, self._l2 = Mean(clips), Mean(clips)
-        self.curves: list[list[float | None]] = [[] for _ in range(clips)]
+        self.curves = Curves(clips)
 
     def add(self, pictures: Tensor, warped: Tensor, mask: Tensor) -> None:
         """pictures and the earlier ones warped onto them, [K, 3, H, W]; mask [H, W] in [0, 1]."""
@@ -57,13 +80,11 @@ class WarpErrors:
         absolute = masked_mean(difference.abs().mean(1), mask)
         self.l1.add(absolute)
         self._l2.add(masked_mean(difference.square_().mean(1), mask))
-        for curve, value in zip(self.curves, absolute.tolist(), strict=True):
-            curve.append(value)
+        self.curves.add(absolute)
 
     def skip(self) -> None:
         """The frame has no partner at this lag."""
-        for curve in self.curves:
-            curve.append(None)
+        self.curves.skip()
 
     @property
     def rmse(self) -> list[float | None]:
@@ -75,7 +96,7 @@ class Flicker:
     """Mean absolute change from frame to frame where the source stands still."""
 
     def __init__(self, clips: int):
-        self.mean = Mean(clips)
+        self.mean, self.curves = Mean(clips), Curves(clips)
 
     def add(self, pictures: Tensor, before: Tensor, uv: Tensor, mask: Tensor) -> None:
         """The source is the first picture; uv [2, H, W] and mask [H, W] are its flow to the frame before."""
@@ -83,8 +104,15 @@ class Flicker:
         still = (uv.square().sum(0) < STATIC_PX**2) & (change[0] < STATIC_LEVELS)
         static = (still & (mask > 0.5)).float()
         share = float(static.mean())
-        if share >= LEAST_SHARE:
-            self.mean.add(masked_mean(change, static), share)
+        if share < LEAST_SHARE:
+            return self.skip()
+        changed = masked_mean(change, static)
+        self.mean.add(changed, share)
+        self.curves.add(changed)
+
+    def skip(self) -> None:
+        """The frame begins a shot, or nothing in it stands still."""
+        self.curves.skip()
 
 
 class Ghost:
@@ -109,6 +137,7 @@ class Fidelity:
 
     def __init__(self, clips: int, unguided: int):
         self._squares, self._ssim = Mean(clips), Mean(clips)
+        self.psnr_curves, self.ssim_curves = Curves(clips), Curves(clips)
         self._unguided = unguided
         self._sum: Tensor | None = None
         self._summed = 0
@@ -125,13 +154,17 @@ class Fidelity:
             return
         means = self._sum / self._summed
         plain = means[self._unguided]
-        self._squares.add((means - plain).square().mean((1, 2, 3)), self._summed)
-        self._ssim.add(torch.tensor([ssim(picture, plain) for picture in means]), self._summed)
+        squares = (means - plain).square().mean((1, 2, 3))
+        similar = torch.tensor([ssim(picture, plain) for picture in means])
+        self._squares.add(squares, self._summed)
+        self._ssim.add(similar, self._summed)
+        self.psnr_curves.add(torch.tensor([_psnr_db(value) for value in squares.tolist()]), self._summed)
+        self.ssim_curves.add(similar, self._summed)
         self._sum, self._summed = None, 0
 
     @property
     def psnr_db(self) -> list[float | None]:
-        return [None if v is None else 10 * math.log10(255**2 / max(v, 1e-10)) for v in self._squares.values]
+        return [None if value is None else _psnr_db(value) for value in self._squares.values]
 
     @property
     def ssim(self) -> list[float | None]:
@@ -142,7 +175,7 @@ class ColourDrift:
     """How far a clip's mean colour moves against another's from the first quarter of a shot to the last."""
 
     def __init__(self, against: list[int]):
-        self.mean = Mean(len(against))
+        self.mean, self.curves = Mean(len(against)), Curves(len(against))
         self._against = against
         self._colours: list[Tensor] = []
 
@@ -151,12 +184,20 @@ class ColourDrift:
 
     def end_shot(self) -> None:
         frames = len(self._colours)
+        if not frames:
+            return
+        colours = torch.stack(self._colours)  # [T, K, 3]
+        offset = colours - colours[:, self._against]
+        moved = offset - offset[: max(1, frames // 4)].mean(0)
+        for distances in torch.linalg.vector_norm(moved, dim=2):
+            self.curves.add(distances)
         if frames >= 4:
-            colours = torch.stack(self._colours)  # [T, K, 3]
-            offset = colours - colours[:, self._against]
-            moved = offset[-(frames // 4) :].mean(0) - offset[: frames // 4].mean(0)
-            self.mean.add(torch.linalg.vector_norm(moved, dim=1), frames)
+            self.mean.add(torch.linalg.vector_norm(moved[-(frames // 4) :].mean(0), dim=1), frames)
         self._colours = []
+
+
+def _psnr_db(squared: float) -> float:
+    return 10 * math.log10(255**2 / max(squared, 1e-10))
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -20,11 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops
+from .abreast import Abreast
 from .errors import UsageError
 from .flow import FlowEstimator
 from .flow import estimator as estimator_named
 from .flow.shots import CutDetector
-from .measures import ColourDrift, Fidelity, Flicker, Ghost, Mean, WarpErrors, laplacian_energy
+from .measures import ColourDrift, Curve, Curves, Fidelity, Flicker, Ghost, Mean, WarpErrors, laplacian_energy
 from .types import Flow, Frame
 
 Lag = int | Literal["first"]
@@ -47,7 +48,7 @@ class WarpError:
     rmse: float | None
     """Root of the mean over pairs of the masked mean squared difference."""
     pairs: int
-    curve: list[float | None] = field(repr=False)
+    curve: Curve = field(repr=False)
     """Per frame the masked mean absolute difference; None where the frame has no partner or no mask."""
 
 
@@ -71,6 +72,12 @@ class ClipMeasures:
     quarter of a shot to the last; Euclidean in RGB, 0..255."""
     ghost: float | None
     """Share of the warped previous picture in dis-occluded pixels: slope of O - U on warp(O_prev) - U, U unguided."""
+    curves: dict[str, Curve] = field(repr=False)
+    """Per frame: "flicker"; "sharpness", against the yardstick's same frame; "colour_drift", the distance of the mean
+    colour from where the shot began; "psnr_db" and "ssim", of the average that the frame is in. What the clip itself
+    is the yardstick of is left out."""
+    anchors: list[int]
+    """Frames that are known as anchors; empty where none are."""
     note: str
     """At which lags there was nothing to steady; such a row counts for nothing there."""
 
@@ -84,6 +91,8 @@ class Report:
     shots: list[int]
     """Position of the first frame of each shot."""
     clips: list[ClipMeasures]
+    ended: list[str]
+    """Clips that ended before the others did, and with them the measurement; empty where all have one length."""
 
     def __getitem__(self, name: str) -> ClipMeasures:
         return next(clip for clip in self.clips if clip.name == name)
@@ -117,13 +126,15 @@ def measure(
     lags: Sequence[Lag] = (1, 8),
     estimator: str | FlowEstimator = "dis",
     unguided: str | None = None,
+    anchors: Mapping[str, Sequence[int]] | None = None,
     on_frame: Callable[[int], None] | None = None,
 ) -> Report:
     """Measure `clips`, each the source painted in some way, frame by frame in memory that does not grow with pictures.
 
     lags: distances at which E_warp is taken. estimator: finds flow and mask in the source; an object with known flow
     serves as well. unguided: the name of the clip painted without guidance, against which the others are judged.
-    on_frame: called with the number of frames done.
+    anchors: positions of frames of a clip that are known as anchors, for the report. on_frame: called with the number
+    of frames done.
 
     All frames must have the source's size, else UsageError names both; see `resized`. The measures end with the
     shortest clip. Pairs across a cut of the source are left out.
@@ -138,13 +149,14 @@ def measure(
     names = [SOURCE, *clips]
     flow = estimator_named(estimator) if isinstance(estimator, str) else estimator
     session = _Session(names, lags, flow, unguided)
-    for frames in zip(source, *clips.values(), strict=False):
+    abreast = Abreast({SOURCE: source, **clips})
+    for frames in abreast:
         session.add(frames[0], _stacked(names, frames))
         if on_frame is not None:
             on_frame(session.frames)
     if not session.frames:
         raise UsageError("There is nothing to measure: the source or one of the clips has no frame.")
-    return session.report()
+    return session.report(anchors or {}, abreast.ended)
 
 
 def resized(frames: Iterable[Frame], size: tuple[int, int]) -> Iterator[Frame]:
@@ -187,7 +199,7 @@ class _Session:
         self.recent: deque[tuple[Frame, Tensor]] = deque(maxlen=max([1, *(lag for lag in lags if lag != "first")]))
         self.first: tuple[Frame, Tensor] | None = None
         self.errors: dict[Lag, WarpErrors] = {lag: WarpErrors(count) for lag in lags}
-        self.flicker, self.energy = Flicker(count), Mean(count)
+        self.flicker, self.energy, self.energies = Flicker(count), Mean(count), Curves(count)
         against = [0 if self.unguided is None or k == self.unguided else self.unguided for k in range(count)]
         self.drift = ColourDrift(against)
         self.fidelity = None if self.unguided is None else Fidelity(count, self.unguided)
@@ -201,7 +213,9 @@ class _Session:
             self.first = source, stacked
         pictures = stacked.float()
         self._compare(source, pictures)
-        self.energy.add(laplacian_energy(pictures))
+        energy = laplacian_energy(pictures)
+        self.energy.add(energy)
+        self.energies.add(energy)
         self.drift.add(pictures)
         if self.fidelity is not None:
             self.fidelity.add(pictures)
@@ -225,7 +239,9 @@ class _Session:
             else:
                 flow, warped = carried(*partner)
                 errors.add(pictures, warped, _mask(flow))
-        if self.recent:
+        if not self.recent:
+            self.flicker.skip()
+        else:
             before = self.recent[-1]
             flow, warped = carried(*before)
             self.flicker.add(pictures, before[1].float(), flow.uv, _mask(flow))
@@ -243,12 +259,12 @@ class _Session:
         if self.fidelity is not None:
             self.fidelity.end_shot()
 
-    def report(self) -> Report:
+    def report(self, anchors: Mapping[str, Sequence[int]], ended: list[str]) -> Report:
         self._end_shot()
-        clips = [self._measures(index) for index in range(len(self.names))]
-        return Report(self.flow.name, self.frames, self.shots, clips)
+        clips = [self._measures(index, anchors.get(name, ())) for index, name in enumerate(self.names)]
+        return Report(self.flow.name, self.frames, self.shots, clips, ended)
 
-    def _measures(self, index: int) -> ClipMeasures:
+    def _measures(self, index: int, anchors: Sequence[int]) -> ClipMeasures:
         energy = [value or 0.0 for value in self.energy.values]
         yardstick = energy[self.unguided or 0]
         judged = index not in (0, self.unguided)
@@ -267,8 +283,21 @@ class _Session:
             ssim=None if fidelity is None else fidelity.ssim[index],
             colour_drift=self.drift.mean.values[index] if index else None,
             ghost=None if ghost is None else ghost.mean.values[index],
+            curves=self._curves(index, fidelity),
+            anchors=[position for position in anchors if position < self.frames],
             note=self._note() if index else "",
         )
+
+    def _curves(self, index: int, fidelity: Fidelity | None) -> dict[str, Curve]:
+        curves = {"flicker": self.flicker.curves[index]}
+        if index != (self.unguided or 0):
+            pairs = zip(self.energies[index], self.energies[self.unguided or 0], strict=True)
+            curves["sharpness"] = [own / plain if own is not None and plain else None for own, plain in pairs]
+        if index:
+            curves["colour_drift"] = self.drift.curves[index]
+        if fidelity is not None:
+            curves["psnr_db"], curves["ssim"] = fidelity.psnr_curves[index], fidelity.ssim_curves[index]
+        return curves
 
     def _note(self) -> str:
         if self.unguided is None:

@@ -47,6 +47,8 @@ class Styled:
     """Mean confidence of what was carried here, or None where the frame began anew."""
     stage_seconds: dict[str, float] = field(repr=False)
     """Seconds that this frame spent per stage."""
+    is_anchor: bool = False
+    """Whether the strategy `anchors` carried others from it."""
 
     def frame(self, *, deep: bool = False) -> Frame:
         """The picture rounded to 8 bit, or to 16 where `deep`, with the source's time and opacity."""
@@ -216,7 +218,8 @@ class Renderer:
             height, width = frame.size
             self._init.remember(done.picture, self._shot)
             spent = {name: total - began.get(name, 0.0) for name, total in self.clock.seconds.items()}
-            styled = Styled(done.picture[:, :height, :width], frame, self._shot, done.confident_share, spent)
+            shown = done.picture[:, :height, :width]
+            styled = Styled(shown, frame, self._shot, done.confident_share, spent, done.is_anchor)
             began = dict(self.clock.seconds)
             if self._on_frame is not None:
                 self._on_frame(styled)

@@ -80,7 +80,7 @@ def resume_command(run: Path, /, *, json: bool = False) -> None:
     Parameters
     ----------
     run
-        The output, or its folder OUTPUT.run.
+        The output, or its folder OUTPUT.run; of numbered pictures also the folder that holds them.
     json
         Progress and result as one JSON object per line.
     """
@@ -88,6 +88,11 @@ def resume_command(run: Path, /, *, json: bool = False) -> None:
     from .runs.clip import Request
     from .runs.journal import Journal
 
+    if run.is_dir() and run.suffix != ".run":
+        runs = sorted(run.glob("*.run"))
+        if len(runs) != 1:
+            raise UsageError(f"{run} is a folder that holds {len(runs)} runs; name an output or its folder OUTPUT.run.")
+        run = runs[0]
     output = run.with_name(run.name.removesuffix(".run"))
     journal = Journal(output)
     if not journal.exists:
@@ -147,8 +152,12 @@ def rerun_command(output: Path, target: Path, /, *, source: Path | None = None, 
 
     content = read_manifest(output)
     found = source or output.parent / str(content["source"].get("name"))
+    if not found.exists():
+        raise UsageError(f"The source {found} does not exist; name it with --source.")
     if source_digest(found) != content["source"].get("sha256"):
         raise UsageError(f"{found} is not the source that {output} was made from; name it with --source.")
+    if target.exists() and not target.is_dir():
+        raise UsageError(f"{target} is there already; choose another name, or remove it.")
     settings = render_config(content["settings"])
     render_one(found, target, settings, Request(), content.get("segment_frames"), as_json=json)
 
@@ -234,12 +243,13 @@ def try_command(
     output: Path | None = None,
     /,
     *,
-    at: str = "0s",
+    at: str | None = None,
     frames: int = 16,
     options: Annotated[RenderConfig, Parameter(name="*")] = RenderConfig(),  # noqa: B008
+    config: Path | None = None,
     json: bool = False,
 ) -> None:
-    """Paint a few frames from the middle of a clip, to see what the settings do.
+    """Paint a few frames of a clip, to see what the settings do.
 
     Parameters
     ----------
@@ -248,9 +258,11 @@ def try_command(
     output
         The video to write. Default: the clip's name with -try.mp4, in this folder; it is replaced by the next try.
     at
-        Where to begin: 12s, 12.5 or 1:02.
+        Where to begin: 12s, 12.5 or 1:02. Default: --start-seconds, else the beginning.
     frames
-        How many frames to paint.
+        How many frames to paint; fewer where --max-frames is less.
+    config
+        TOML file with a [render] table of the options below, as for render; options given here go over it.
     json
         Progress and result as one JSON object per line.
     """
@@ -259,8 +271,16 @@ def try_command(
     from .runs.journal import Journal
 
     target = output or Path(f"{source.stem}-try.mp4")
-    part = changed(options, start_seconds=seconds_of(at), max_frames=frames)
-    render_one(source, target, part, Request(overwrite=Journal(target).exists), None, as_json=json)
+    if frames < 1:
+        raise UsageError(f"--frames should be at least 1, got {frames}.")
+    begin = options.start_seconds if at is None else seconds_of(at)
+    part = changed(options, start_seconds=begin, max_frames=min(frames, options.max_frames or frames))
+    tried_before = Journal(target).exists
+    if target.exists() and not target.is_dir() and not tried_before:
+        raise UsageError(
+            f"{target} is there already and was not painted by flowguide; choose another name, or remove it."
+        )
+    render_one(source, target, part, Request(overwrite=tried_before), None, as_json=json)
 
 
 def seconds_of(text: str) -> float:

@@ -6,8 +6,8 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,12 +17,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .errors import UsageError
-from .metrics import Report, measure
+from .measures import Curve
+from .metrics import ClipMeasures, Report
 from .renderer import Styled
 from .runs.clip import RenderReport, Started
 from .runs.demo import Demo
-from .video import ClipReader, probe
 
 PLAIN_EVERY_SECONDS = 5.0
 
@@ -176,44 +175,48 @@ def slowest_stage(styled: Styled) -> str:
     return f"{name} {spent[name] / sum(spent.values()):.0%}"
 
 
-def measure_files(
-    source: Path, clips: Sequence[Path], *, unguided: Path | None, flow: str, part: Mapping[str, Any]
-) -> Report:
-    """Measure painted `clips` of the `part` of `source` that they show, which is read at their size."""
-    if not clips and unguided is None:
-        raise UsageError("Name at least one painted clip to measure.")
-    painted = dict.fromkeys([*([unguided] if unguided else []), *clips])
-    names = {_short_name(path, painted): path for path in painted}
-    size = probe(next(iter(painted))).size
-    with ExitStack() as open_clips:
-        reader = open_clips.enter_context(ClipReader(source, size=size, **part))
-        readers = {name: open_clips.enter_context(ClipReader(path)) for name, path in names.items()}
-        named = None if unguided is None else _short_name(unguided, painted)
-        return measure(reader, readers, unguided=named, estimator=flow)
-
-
-def _short_name(path: Path, among: Iterable[Path]) -> str:
-    """The file's name where that tells it from the others, else its path."""
-    return path.name if sum(other.name == path.name for other in among) == 1 else str(path)
-
-
 def print_report(report: Report) -> None:
     """The report as one table, a row per clip."""
     lags = report.clips[0].warp_error
-    table = Table(box=SIMPLE_HEAD, title=f"{report.frames} frames, shots begin at {_listed(report.shots)}")
+    table = Table(
+        box=SIMPLE_HEAD,
+        title=f"{report.frames} frames, shots begin at {_listed(report.shots)}; flow by {report.estimator}",
+    )
     table.add_column("clip", overflow="fold")
-    table.add_column("flow by")
     for name in (*(f"E_warp({lag})" for lag in lags), "flicker", "sharpness", "PSNR dB", "SSIM", "drift"):
         table.add_column(name, justify="right", no_wrap=True)
     for clip in report.clips:
         errors = [clip.warp_error[lag].l1 for lag in lags]
         others = [clip.flicker, clip.sharpness, clip.psnr_db, clip.ssim, clip.colour_drift]
-        table.add_row(clip.name, report.estimator, *(_cell(value) for value in (*errors, *others)))
+        table.add_row(clip.name, *(_cell(value) for value in (*errors, *others)))
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table)
     for clip in report.clips:
+        if clip.anchors:
+            told = f"{len(clip.anchors)} anchors, at {_listed(clip.anchors)}"
+            console.print(f"{clip.name}: {told}", markup=False, highlight=False)
         if clip.note:
             console.print(f"{clip.name}: {clip.note}", markup=False, highlight=False)
+
+
+def print_per_frame(report: Report) -> None:
+    """A line per frame and clip, with what begins there: plain columns, for clips may be long."""
+    names = [column for clip in report.clips for column in _frame_columns(clip)]
+    names = list(dict.fromkeys(names))
+    longest = max(len(clip.name) for clip in report.clips)
+    print(" ".join(["frame".rjust(6), "clip".ljust(longest), *(name.rjust(13) for name in names), "  begins"]))
+    shots = set(report.shots)
+    columns = [_frame_columns(clip) for clip in report.clips]
+    anchors = [set(clip.anchors) for clip in report.clips]
+    for frame in range(report.frames):
+        for clip, curves, marked in zip(report.clips, columns, anchors, strict=True):
+            cells = (_cell(curves[name][frame] if name in curves else None).rjust(13) for name in names)
+            begins = ["shot"] * (frame in shots) + ["anchor"] * (frame in marked)
+            print(" ".join([str(frame).rjust(6), clip.name.ljust(longest), *cells, "  " + ", ".join(begins)]).rstrip())
+
+
+def _frame_columns(clip: ClipMeasures) -> dict[str, Curve]:
+    return {**{f"E_warp({lag})": error.curve for lag, error in clip.warp_error.items()}, **clip.curves}
 
 
 def _listed(values: Sequence[int]) -> str:

@@ -50,6 +50,13 @@ def test_help_loads_nothing_heavy() -> None:
     assert "render" in result.stdout
 
 
+def test_every_command_says_what_it_does() -> None:
+    for line in run("--help").stdout.splitlines():
+        cell = line.strip("│").rstrip()
+        if line.startswith("│ ") and cell[1:2].isalpha():
+            assert len(cell.split(maxsplit=1)) == 2, f"{cell.strip()} has no sentence"
+
+
 def test_every_option_is_in_the_help() -> None:
     text = run("render", "--help").stdout
     for name in RenderConfig.model_fields:
@@ -155,3 +162,23 @@ def test_metrics_of_a_clip_against_itself(clip: Path) -> None:
     source, same = (entry["warp_error"]["1"]["l1"] for entry in report["clips"])
     assert same == pytest.approx(source, rel=1e-5)
     assert "farneback" in run("metrics", clip, clip).stdout
+
+
+def test_the_process_ends_with_the_exit_code() -> None:
+    def code(*arguments: str) -> tuple[int, str]:
+        done = subprocess.run([sys.executable, "-m", "flowguide", *arguments], capture_output=True, text=True)
+        return done.returncode, done.stdout + done.stderr
+
+    assert code("--version")[0] == 0
+    status, said = code("render", "nowhere.mp4", "out.mp4")
+    assert (status, "nowhere.mp4 does not exist" in said) == (1, True)
+    assert "Traceback" not in said
+
+
+def test_an_interrupt_while_loading_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "cyclopts.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "flowguide", "--help"],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "flowguide: stopped.\n")

@@ -126,6 +126,9 @@ def test_textual_inversions_are_words(tmp_path: Path) -> None:
     torch.testing.assert_close(table[-2:], vectors)
     assert not torch.equal(checkpoint.prompts("a brushy boat").text, load(folder).prompts("a brushy boat").text)
     assert checkpoint.prompts.chunks("brushy " * 38) == 2, "two vectors a word"
+    assert torch.equal(checkpoint.prompts("brushystrokes").text, load(folder).prompts("brushystrokes").text)
+    for same in ("a (brushy:1.0) boat", "a Brushy boat", "a <brushy> boat"):
+        assert torch.equal(checkpoint.prompts(same).text, checkpoint.prompts("a brushy boat").text), same
     save_file({"emb_params": torch.randn(1, 24)}, tmp_path / "wide.safetensors")
     with pytest.raises(ModelError, match="made for another text encoder"):
         load(folder, embedding=(str(tmp_path / "wide.safetensors"),))

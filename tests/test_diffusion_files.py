@@ -256,8 +256,15 @@ def test_models_are_found_in_the_folders_of_other_programs(tmp_path: Path) -> No
     assert find_model("lora", "oil", folders).name == "oil.safetensors"
     assert find_model("embedding", "brush", folders).name == "brush.pt"
     assert find_model("vae", "fine", folders).name == "fine.safetensors"
+    assert find_model("checkpoint", "sub/paint", folders).name == "paint.safetensors"
     with pytest.raises(UnknownName, match="Did you mean 'ink'"):
         find_model("lora", "inc", folders)
+    (comfy / "models/loras/wet").mkdir()
+    (comfy / "models/loras/wet/ink.safetensors").write_bytes(b"")
+    with pytest.raises(UsageError, match="2 files are the lora 'ink'"):
+        find_model("lora", "ink", folders)
+    assert find_model("lora", "wet/ink", folders).parent.name == "wet"
+    assert find_model("lora", "loras/ink.safetensors", folders).parent.name == "loras"
     with pytest.raises(UsageError, match="does not exist"):
         find_model("lora", "ink", [str(tmp_path / "nowhere")])
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from coded_frames import make_clicking
 from tiny_checkpoint import save_family
 
+import flowguide
 from flowguide.config import render_config
 from flowguide.diffusion import catalogue, latents
 from flowguide.diffusion.checkpoint import Checkpoint, load_checkpoint
@@ -18,7 +20,7 @@ from flowguide.diffusion.denoiser import Denoiser
 from flowguide.diffusion.image_to_image import ImageToImage, NoiseKey
 from flowguide.diffusion.latents import Autoencoder
 from flowguide.diffusion.memory import MemoryLadder, Rung, is_out_of_memory
-from flowguide.errors import ModelError, UsageError
+from flowguide.errors import FlowguideError, ModelError, UsageError
 from flowguide.timing import StageClock
 
 CPU = torch.device("cpu")
@@ -96,6 +98,39 @@ def test_an_autoencoder_without_memory_works_in_tiles(
         "one row of the batch at a time.", "the autoencoder works in tiles.",
     ]  # fmt: skip
     assert not checkpoint.autoencoder.use_tiles(), "this rung is taken"
+
+
+def test_a_run_without_memory_takes_every_rung_and_ends_with_the_way_to_go_on(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clip = make_clicking(tmp_path / "in.mp4", 0.36, [0.1])
+    encode, encoded = Autoencoder._encode, []
+
+    def growing(self: Autoencoder, pictures: torch.Tensor) -> torch.Tensor:
+        encoded.append(pictures.shape)
+        if len(encoded) > 6:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+        return encode(self, pictures)
+
+    monkeypatch.setattr(Autoencoder, "_encode", growing)
+    options = {"model": str(tiny_checkpoint), "dtype": "float32", "steps": 2, "segment_frames": 2}
+    with pytest.raises(FlowguideError, match=r"Out of memory at .*frames are kept; go on with: flowguide resume"):
+        flowguide.render(clip, tmp_path / "out.mp4", **options)
+    assert [text.rpartition(": ")[2] for text in caplog.messages if text.startswith("Memory ran out")] == [
+        "one row of the batch at a time.", "the autoencoder works in tiles.",
+    ]  # fmt: skip
+
+
+@pytest.mark.gpu
+def test_an_offloaded_model_gives_the_same(tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(str(save_family(tmp_path / "model", "sd1")), torch.float32, torch.device("cuda"))
+    model = ImageToImage(checkpoint, render_config(prompt="a boat", steps=4), StageClock())
+    start = model.encode(torch.zeros(1, 3, 32, 32))
+    before = model.denoise(start, NoiseKey(0, 0))
+    assert checkpoint.offload()
+    assert {parameter.device.type for parameter in checkpoint.unet.parameters()} == {"cpu"}
+    torch.testing.assert_close(model.denoise(start, NoiseKey(0, 0)), before, rtol=1e-3, atol=1e-3)
+    assert not checkpoint.offload(), "this rung is taken"
 
 
 def test_tiles_by_choice(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_walls_stand_still_and_the_inside_of_moving_things_does_not(canvas):
     wall = torch.zeros(SIZE, dtype=torch.bool)
     wall[:62, 125:] = True
     assert filled.confidence[wall].mean() > plain.confidence[wall].mean()
-    assert filled.uv[:, wall].abs().mean() < 0.5 * plain.uv[:, wall].abs().mean()
+    assert filled.uv[:, wall].abs().mean() < 0.7 * plain.uv[:, wall].abs().mean()
     inside = (slice(45, 75), slice(75, 95))
     assert (filled.uv[0][inside] - 7).abs().max() < 0.5
     assert estimator("dis-filled:fast").name == "dis-fast-filled"

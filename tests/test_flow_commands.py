@@ -13,7 +13,7 @@ from textures import panned, texture
 
 from flowguide.config import render_config
 from flowguide.diffusion.checkpoint import Checkpoint, load_checkpoint
-from flowguide.errors import UnknownName, UsageError
+from flowguide.errors import FlowguideError, UnknownName, UsageError
 from flowguide.flow import estimator
 from flowguide.flow.chosen import chosen_flow
 from flowguide.flow.formats import read_flow
@@ -141,3 +141,24 @@ def test_confidence_that_is_not_there_is_refused() -> None:
         chosen_flow(render_config(flow_confidence="sure"), CPU)
     with pytest.raises(UsageError, match="'own' is that of flowguide-flow"):
         chosen_flow(render_config(flow_confidence="own"), CPU)
+
+
+def test_what_is_there_is_not_written_over_and_odd_options_are_refused(clip: Path, tmp_path: Path) -> None:
+    before = clip.read_bytes()
+    for output in (clip, tmp_path):
+        with pytest.raises(UsageError, match="is there already"):
+            shots_command(clip, output)
+    assert clip.read_bytes() == before, "the input itself was named as the list"
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(FlowguideError, match="cannot be written"):
+        flow_command(clip, str(tmp_path / "file" / "{at}-{to}.flo"), flow="dis", max_frames=2)
+    for longest_px in (0.0, -2.0, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="--longest-px"):
+            flow_command(clip, str(tmp_path / "flow.mkv"), longest_px=longest_px)
+    for seconds in (float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="number of seconds"):
+            shots_command(clip, start_seconds=seconds)
+    for name in ("files", "onnx"):
+        with pytest.raises(UsageError, match=f"after a colon, '{name}:"):
+            estimator(name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]

@@ -19,13 +19,15 @@ FLOORS = [
     {"types", "errors", "timing", "config", "machine"},
     {"reference", "reference_colour", "reference_sampling"},
     {"checks", "dispatch", "native", "ops"},
-    {"pictures", "video", "flow", "diffusion", "guidance", "measures", "metrics", "alignment", "synthetic"},
+    {"pictures", "video", "flow", "diffusion", "guidance", "measures", "abreast", "metrics", "metrics_plot", "alignment",
+     "synthetic"},
     {"renderer", "anchored", "steady", "training"},
     {"pipeline", "runs", "diffusers_pipeline"},
     {
         "terminal", "doctor", "models_command", "run_commands", "flow_commands", "engines_command", "steady_command",
-        "cli", "server",
+        "metrics_command", "compare_command", "cli", "server",
     },
+    {"__main__"},
 ]
 """Rooms from the ground up; a room imports its own floor and those below."""
 

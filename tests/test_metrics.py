@@ -190,11 +190,46 @@ def test_rows_and_json_hold_everything(pan):
     assert stored["clips"][1]["warp_error"]["1"]["curve"] == [None, 0.0, 0.0, 0.0]
 
 
+def test_curves_run_over_every_frame_and_mean_what_the_numbers_mean(pan):
+    scenes = pan[:8] + [Frame(255 - f.rgb, f.index) for f in panned(texture(140, 220, 7), SIZE, 6, 3, 2)]
+    frames = changed([Frame(f.rgb, i) for i, f in enumerate(scenes)], lambda rgb, i: 0.5 * rgb + 60)
+    soft = lambda rgb: torch.nn.functional.avg_pool2d(rgb, 3, 1, 1, count_include_pad=False)  # noqa: E731
+    blurred_late = changed(frames, lambda rgb, i: soft(rgb) if i >= 8 else rgb)
+    redder = changed(frames, lambda rgb, i: rgb + torch.tensor([2.0, 0.0, 0.0]).view(3, 1, 1) * (i if i < 8 else 0))
+    clips = {"plain": frames, "blurred late": blurred_late, "redder": redder}
+    report = measure(frames, clips, estimator=KnownPan(3, 2), unguided="plain", anchors={"redder": [0, 5, 99]})
+    assert report.shots == [0, 8]
+    for clip in report.clips:
+        assert {len(curve) for curve in clip.curves.values()} == {14}
+    sharp = report["blurred late"].curves["sharpness"]
+    assert sharp[:8] == [1.0] * 8
+    assert max(sharp[8:]) < 0.5
+    drift = report["redder"].curves["colour_drift"]
+    assert drift[:8] == pytest.approx([abs(2 * i - 1) for i in range(8)], abs=0.02)  # from the mean of frames 0 and 1
+    assert drift[8:] == pytest.approx([0] * 6, abs=0.02)
+    assert numbers(report["redder"].curves["psnr_db"]).min() > 20
+    assert report["blurred late"].curves["ssim"][0] == pytest.approx(1)
+    assert report["blurred late"].curves["ssim"][8] < 0.999  # averaging a pan blurs both
+    assert set(report["plain"].curves) == {"flicker", "colour_drift"}
+    assert report["redder"].anchors == [0, 5]
+
+
+def test_the_curve_of_flicker_has_gaps_where_a_shot_begins():
+    still = changed([Frame(texture(*SIZE, 2), i) for i in range(5)], lambda rgb, i: 0.5 * rgb + 60)
+    report = measure(still, {"flicker": changed(still, flickering(2))}, lags=(1,), estimator=KnownPan(0, 0))
+    assert report["flicker"].curves["flicker"] == [None, *[pytest.approx(4)] * 4]
+    assert report["flicker"].flicker == pytest.approx(4)
+
+
 def test_the_shortest_clip_ends_the_measurement(pan):
     seen: list[int] = []
     report = measure(pan, {"short": pan[:5]}, estimator=KnownPan(3, 2), on_frame=seen.append)
     assert report.frames == 5
+    assert report.ended == ["short"]
     assert seen == [1, 2, 3, 4, 5]
+    longer = measure(pan[:5], {"a": pan[:6], "b": pan[:5]}, estimator=KnownPan(3, 2))
+    assert longer.ended == [SOURCE, "b"]
+    assert measure(pan[:5], {"a": pan[:5]}, estimator=KnownPan(3, 2)).ended == []
 
 
 def test_a_single_frame_is_measured_without_pairs(pan):

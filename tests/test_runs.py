@@ -133,6 +133,47 @@ def test_try_paints_a_part_and_replaces_its_last_try(place: Path, model: list[st
     assert len(pixels(Path("in-try.mp4"))) == 2
 
 
+def test_try_takes_the_settings_file_and_the_part_that_it_names(place: Path, model: list[str]) -> None:
+    Path("my.toml").write_text('[render]\nprompt = "mosaic"\nstart_seconds = 0.12\nmax_frames = 1\n')
+    assert run("try", "in.mp4", "--config", "my.toml", *model) == 0
+    tried = read_manifest(Path("in-try.mp4"))
+    assert tried["settings"]["prompt"] == "mosaic"
+    assert tried["settings"]["start_seconds"] == 0.12
+    assert len(pixels(Path("in-try.mp4"))) == 1
+
+
+def test_names_that_are_taken_or_absent_are_told(
+    place: Path, model: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_clip(Path("mine.mp4"), frames=1)
+    before = Path("mine.mp4").read_bytes()
+    assert run("render", "in.mp4", "out.mp4", "--max-frames", 1, *model) == 0
+    for words, told in (
+        (["try", "in.mp4", "mine.mp4"], "choose another name, or remove it"),
+        (["try", "in.mp4", "--frames", 0], "--frames should be at least 1"),
+        (["rerun", "out.mp4", "mine.mp4"], "choose another name, or remove it"),
+        (["rerun", "out.mp4", "again.mp4", "--source", "absent.mp4"], "absent.mp4 does not exist"),
+        (["init", "in.mp4", "absent/in.toml"], "the folder absent does not exist"),
+        (["show", "."], "is a folder"),
+        (["resume", ".."], "holds 0 runs"),
+        (["render", "in.mp4", "new.mp4", "--config", "."], "Is a directory."),
+        (["demo", "--frames", 0], "--frames should be at least 1"),
+        (["demo", "--clip", "absent.mp4"], "absent.mp4 does not exist"),
+        (["demo", "--frames", 1, "--out-dir", "mine.mp4"], "mine.mp4 cannot be made"),
+        (["engines", "build", "--runtime", "onnx", "--dtype", "int3"], "Unknown dtype 'int3'"),
+        (["training", "train", "--data", "absent", "--work", "work"], "absent/photos holds nothing to train on"),
+        (["training", "plot", "--work", "absent", "--to", "plot.png"], "no training log"),
+    ):
+        capsys.readouterr()
+        assert run(*words) in (1, 2)
+        assert told in capsys.readouterr().err
+    assert Path("mine.mp4").read_bytes() == before
+    assert not any(Path(made).exists() for made in ("out", "work", "plot.png", "again.mp4", "in-try.mp4"))
+    Path("pictures").mkdir()
+    assert run("render", "in.mp4", "pictures", "--max-frames", 1, *model) == 0
+    assert run("resume", "pictures") == 0
+
+
 def test_words_for_times_and_ranges() -> None:
     assert [seconds_of(text) for text in ("12s", "12.5", "1:02", "1:00:02.5")] == [12.0, 12.5, 62.0, 3602.5]
     assert frame_range("120-180") == (120, 180)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from flowguide.errors import UsageError
 from flowguide.training.autoencoder import build_autoencoder, initialise_from_pca, to_signal
 from flowguide.training.data import (
     SHARD,
@@ -122,7 +123,7 @@ def test_sources_leave_held_out_files_aside(tmp_path):
         (tmp_path / name).touch()
     assert [path.name for path in find_sources(tmp_path)["clips"]] == ["friday.mp4"]
     (tmp_path / "photos/a.jpg").unlink()
-    with pytest.raises(FileNotFoundError, match="photos"):
+    with pytest.raises(UsageError, match="photos"):
         find_sources(tmp_path)
 
 

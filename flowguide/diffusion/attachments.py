@@ -21,6 +21,7 @@ from .denoiser import Control
 from .hints import HINTS, Depth, Hint
 from .loading import Parts, first_line, load, pickle_refused, quiet
 from .model_folders import find_model
+from .prompts import inversion_token
 
 log = logging.getLogger("flowguide.diffusion")
 
@@ -119,13 +120,13 @@ def add_embeddings(parts: Parts, config: RenderConfig) -> None:
                     f"it has {' and '.join(sorted(vectors))}; Stable Diffusion XL alone has clip_g and clip_l"
                 )
             if len(parts.text_encoders) == 1:
-                pipeline.load_textual_inversion(str(path), token=path.stem, local_files_only=True)
+                pipeline.load_textual_inversion(str(path), token=inversion_token(path.stem), local_files_only=True)
                 continue
             for key, encoder, tokenizer in zip(
                 ("clip_l", "clip_g"), parts.text_encoders, parts.tokenizers, strict=True
             ):
                 pipeline.load_textual_inversion(
-                    vectors[key], token=path.stem, text_encoder=encoder, tokenizer=tokenizer
+                    vectors[key], token=inversion_token(path.stem), text_encoder=encoder, tokenizer=tokenizer
                 )
 
 

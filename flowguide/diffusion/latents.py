@@ -17,7 +17,7 @@ log = logging.getLogger("flowguide.diffusion")
 TILE = 64
 """Side of a tiny autoencoder's tile in latent cells."""
 MARGIN = 20
-"""Cells around a tile that are computed with it: no value depends on cells farther away."""
+"""Cells around a tile that are computed with it; a TAESD looks no farther."""
 
 
 class Autoencoder:
@@ -106,7 +106,8 @@ class Autoencoder:
         """`network` of `given`; cell_in, cell_out: side of a latent cell in its input and its output."""
         if not self._tiles or self._tiled_by_itself:
             return network(given)
-        return torch.cat([tiled(network, row, cell_in, cell_out) for row in given.split(1)])
+        rows = (given[row : row + 1] for row in range(given.shape[0]))
+        return torch.cat([tiled(network, row, cell_in, cell_out) for row in rows])
 
 
 def tiled(network: Callable[[Tensor], Tensor], given: Tensor, cell_in: int, cell_out: int) -> Tensor:

@@ -31,23 +31,38 @@ def pulled_folder() -> Path:
 
 
 def find_model(kind: str, name: str, folders: Sequence[str] = ()) -> Path:
-    """The file or folder of the model `name`: a bundled name, a path, or a name in one of `folders`.
+    """The file or folder of the model `name`: a bundled name, a path, or a name in one of `folders`,
+    with the folders above it or without.
 
     kind: a key of KINDS. folders: roots of A1111 or ComfyUI, or an extra_model_paths.yaml.
-    Raises UnknownName with the nearest name, or ModelError.
+    Raises UnknownName with the nearest name, UsageError where several have it, or ModelError.
     """
     if kind == "checkpoint" and name in BUNDLED:
         return BUNDLED[name]
     path = Path(name).expanduser()
     if path.exists():
         return path
-    known = {entry.name: entry for entry in found(kind, folders)}
-    known |= {entry.stem: entry for entry in known.values() if entry.suffix in SUFFIXES}
-    if name in known:
-        return known[name]
+    entries = list(dict.fromkeys(found(kind, folders)))
+    fitting = [entry for entry in entries if _is_called(entry, path)]
+    if len(fitting) > 1:
+        places = ", ".join(map(str, fitting))
+        raise UsageError(f"{len(fitting)} files are the {_spoken(kind)} {name!r}: {places}. Give the path of one.")
+    if fitting:
+        return fitting[0]
     if path.is_absolute() or name.startswith((".", "~")) or (not folders and any(mark in name for mark in "/\\.")):
         raise ModelError(f"The {kind} {path} does not exist.")
+    known = dict.fromkeys(word for entry in entries for word in (entry.name, _without_suffix(entry).name))
     raise UnknownName(_spoken(kind), name, [*known, *(BUNDLED if kind == "checkpoint" else ())])
+
+
+def _is_called(entry: Path, name: Path) -> bool:
+    """Whether the last parts of a path are `name`'s, with or without the suffix of a file of weights."""
+    parts = name.parts
+    return parts in (entry.parts[-len(parts) :], _without_suffix(entry).parts[-len(parts) :])
+
+
+def _without_suffix(entry: Path) -> Path:
+    return entry.with_suffix("") if entry.suffix in SUFFIXES else entry
 
 
 def found(kind: str, folders: Sequence[str] = ()) -> Iterator[Path]:

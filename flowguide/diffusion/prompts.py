@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count, takewhile
 from typing import Any
 
 import torch
@@ -102,14 +104,25 @@ def _tokens(tokenizer: Any, text: str) -> tuple[list[int], list[float]]:
     return numbers, weights
 
 
+def inversion_token(word: str) -> str:
+    """The token of a textual inversion: marked, because a tokenizer finds an added token inside longer words too."""
+    return f"<{word}>"
+
+
 def _with_all_vectors(tokenizer: Any, text: str) -> str:
-    """Names of textual inversions with several vectors written out: `<name> <name>_1 …`."""
+    """Words of textual inversions, where they stand alone, as their tokens: `<name> <name>_1 …`."""
     added = getattr(tokenizer, "added_tokens_encoder", {})
-    for name in added:
-        if name in text and f"{name}_1" in added:
-            more = [f"{name}_{number}" for number in range(1, len(added)) if f"{name}_{number}" in added]
-            text = text.replace(name, " ".join([name, *more]))
-    return text
+    words = [token[1:-1] for token in added if token[:1] == "<" and token[1:2] != "|" and token[-1:] == ">"]
+    if not words:
+        return text
+
+    def tokens(match: re.Match[str]) -> str:
+        first = inversion_token(next(word for word in words if word.lower() == match.group(1).lower()))
+        more = takewhile(added.__contains__, (f"{first}_{number}" for number in count(1)))
+        return " ".join([first, *more])
+
+    longest_first = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
+    return re.sub(rf"<?(?<!\w)({longest_first})(?!\w)>?", tokens, text, flags=re.IGNORECASE)
 
 
 def _windows(tokenizer: Any, text: str, count: int) -> tuple[Tensor, Tensor]:

@@ -28,6 +28,8 @@ ESTIMATORS: dict[str, type[PairEstimator]] = {
     "raft-large": RaftLarge,
 }
 """Name -> class. What follows a colon in the name is the first argument: "dis:fast", "files:PATTERN", "onnx:PATH"."""
+NAMES_A_FILE = {"files": "'files:flow/{at:05d}-{to:05d}.flo'", "onnx": "'onnx:network.onnx'"}
+"""Estimators that are nothing without a file, with how they are written."""
 
 
 def estimator(name: str, **options: Any) -> FlowEstimator:
@@ -41,6 +43,10 @@ def estimator(name: str, **options: Any) -> FlowEstimator:
         if argument:
             return UserFlow(name, **options)
         raise UnknownName("flow estimator", name, ESTIMATORS)
+    if known in NAMES_A_FILE and not argument and not options.keys() & {"pattern", "path"}:
+        raise UsageError(
+            f"The flow estimator {known!r} reads from files; name them after a colon, {NAMES_A_FILE[known]}."
+        )
     arguments = (argument,) if argument else ()
     try:
         return ESTIMATORS[known](*arguments, **options)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import RenderConfig, changed
+from ..errors import FlowguideError, UsageError
 from ..metrics import Report, measure, metric_estimator
-from ..video import ClipReader
+from ..video import ClipReader, probe
 from .clip import RenderReport, Request, render
-from .side_by_side import write_side_by_side
+from .compare import compare
 
 HEIGHT = "384"
 
@@ -27,7 +28,14 @@ class Demo:
 
 def run_demo(prompt: str, frames: int, folder: Path, clip: Path | None, config: RenderConfig | None = None) -> Demo:
     """Paint the first `frames` of `clip` (or of the project's own scene) into `folder` at 384 px height."""
-    folder.mkdir(parents=True, exist_ok=True)
+    if frames < 1:
+        raise UsageError(f"--frames should be at least 1, got {frames}.")
+    if clip is not None:
+        probe(clip)  # refuses what is no video before a folder is made for it
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FlowguideError(f"{folder} cannot be made ({error.strerror or error}); choose another place.") from error
     if clip is None:
         from ..synthetic import write_demo_clip
 
@@ -46,7 +54,7 @@ def run_demo(prompt: str, frames: int, folder: Path, clip: Path | None, config: 
 def _comparison(clip: Path, frames: int, unguided: Path, guided: Path, output: Path) -> None:
     scaled = output.with_name("source-scaled.mp4")
     _copy_scaled(clip, scaled, frames)
-    write_side_by_side({"source": scaled, "unguided": unguided, "guided": guided}, output)
+    compare({"source": scaled, "unguided": unguided, "guided": guided}, output, overwrite=True)
     scaled.unlink()
 
 

@@ -19,8 +19,8 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,8 @@ class Record:
     """Shots begun up to its end."""
     seconds: float
     """Time that painting it took."""
+    anchors: list[int] = field(default_factory=list)
+    """Indices of frames that are anchors."""
 
 
 def run_folder(path: Path) -> Path:
@@ -128,12 +130,21 @@ class Journal:
     def segment_path(self, number: int) -> Path:
         return self._segments / f"{number:06d}{self._suffix}"
 
-    def commit(self, number: int, first: int, segment: Segment, *, shots: int, seconds: float) -> None:
+    def commit(
+        self,
+        number: int,
+        first: int,
+        segment: Segment,
+        *,
+        shots: int,
+        seconds: float,
+        anchors: Sequence[int] = (),
+    ) -> None:
         """Let a finished segment count."""
         digest = file_digest(segment.path)
         content = {
             "first": first, "pts": list(segment.pts), "order": list(segment.order), "sha256": digest,
-            "shots": shots, "seconds": seconds,
+            "shots": shots, "seconds": seconds, "anchors": list(anchors),
         }  # fmt: skip
         write_json(self._segments / f"{number:06d}.json", content)
 

@@ -27,6 +27,8 @@ class Painted:
     shots: int
     began: float
     """When painting it began, as `time.perf_counter` tells it."""
+    anchors: list[int]
+    """Indices of frames that are anchors."""
 
 
 class Keeper:
@@ -59,7 +61,9 @@ class Keeper:
         if painted.state is not None:
             journal.save_state(after, painted.state)
         seconds = time.perf_counter() - painted.began
-        journal.commit(painted.number, painted.first, segment, shots=painted.shots, seconds=seconds)
+        journal.commit(
+            painted.number, painted.first, segment, shots=painted.shots, seconds=seconds, anchors=painted.anchors
+        )
         self._committed(painted)
         check_room(journal.folder, segment.path.stat().st_size + 2 * journal.state_bytes(after))
 

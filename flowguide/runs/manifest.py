@@ -24,16 +24,23 @@ def manifest_path(output: Path) -> Path:
 
 
 def manifest(
-    run: Mapping[str, Any], output: Path, *, frames: int, seconds: float, painted_again: list[dict[str, Any]]
+    run: Mapping[str, Any],
+    output: Path,
+    *,
+    frames: int,
+    seconds: float,
+    painted_again: list[dict[str, Any]],
+    anchors: list[int],
 ) -> dict[str, Any]:
     """The manifest of a finished run; no path but the names of files is in it, because it travels with the video.
 
     run: what `identity` told. seconds: that painting took, in all sessions. painted_again: ranges of frames that were,
-    and the settings that they have to themselves.
+    and the settings that they have to themselves. anchors: frames of the output that others were carried from.
     """
     told = {name: run[name] for name in (*(same.split(".")[0] for same in SAME), *TOLD)}
     again = {"painted_again": painted_again} if painted_again else {}
-    return {**told, "output": output.name, "frames": frames, "seconds": round(seconds, 3), **again}
+    carried = {"anchors": anchors} if anchors else {}
+    return {**told, "output": output.name, "frames": frames, "seconds": round(seconds, 3), **carried, **again}
 
 
 def tag(content: Mapping[str, Any]) -> dict[str, str]:
@@ -53,9 +60,11 @@ def read_manifest(output: Path) -> dict[str, Any]:
 
     Raises FlowguideError where there is none, or where it is damaged.
     """
+    if output.is_dir():
+        raise FlowguideError(f"{output} is a folder; name a video that flowguide made, or a manifest (.json).")
     beside = output if output.suffix == ".json" else manifest_path(output)
     content = read_json(beside) if beside.is_file() else _inside(output)
-    wanted = {"settings": dict, "source": dict, "painted_again": list, "segment_frames": int}
+    wanted = {"settings": dict, "source": dict, "painted_again": list, "segment_frames": int, "anchors": list}
     sound = all(isinstance(content.get(name, kind()), kind) for name, kind in wanted.items())
     if not sound or "settings" not in content or "source" not in content:
         raise FlowguideError(f"{output} was not made by flowguide, or its manifest is damaged.")

@@ -80,12 +80,14 @@ class Session:
 
     def _paint_segment(self, keeper: Keeper, number: int, frames: Iterator[Frame], keep_state: bool) -> None:
         began, shots, first = time.perf_counter(), 0, number * self.segment_frames
+        anchors: list[int] = []
         with self._segment_writer(number) as writer:
             before = began
             for styled in self._painted(frames):
                 with self.renderer.clock("write"):
                     writer.write(styled.frame(deep=self.codec.deep))
                 shots = styled.shot + 1
+                anchors += [styled.source.index] * styled.is_anchor
                 self.painted += 1
                 now = time.perf_counter()
                 self.frame_seconds.append(now - before)
@@ -96,7 +98,7 @@ class Session:
                     self._stop_if_asked(first + len(writer.pts))
             with self.renderer.clock("journal"):
                 state = pack(self.renderer.state()) if keep_state else None
-                keeper.keep(Painted(number, first, writer, state, shots, began))
+                keeper.keep(Painted(number, first, writer, state, shots, began, anchors))
         self._stop_if_asked(first + len(writer.pts))
 
     def _thinned(self, painted: Painted) -> None:
@@ -139,7 +141,10 @@ class Session:
         if redo is not None and redo not in again:
             again.append({"frames": redo["frames"], "settings": redo["changes"]})
         frames, seconds = sum(len(record.pts) for record in records), sum(record.seconds for record in records)
-        content = manifest(journal.run, journal.output, frames=frames, seconds=seconds, painted_again=again)
+        anchors = [index for record in records for index in record.anchors]
+        content = manifest(
+            journal.run, journal.output, frames=frames, seconds=seconds, painted_again=again, anchors=anchors
+        )
         if not is_published(journal):
             sound = self.renderer.config.audio and self.reader.info.audio_codec is not None
             made = assemble(journal, records, self.reader, self.codec, tag(content), sound=sound)

@@ -18,6 +18,8 @@ def write_settings(source: str | Path, path: Path) -> None:
     """Write a commented TOML file for `source`. Raises UsageError where `path` is there already."""
     if path.exists():
         raise UsageError(f"{path} is there already; choose another name, or remove it.")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path} cannot be written: the folder {path.parent} does not exist; make it first.")
     with ClipReader(source) as reader:
         shots = list(find_shots(reader))
         info = reader.info

@@ -22,13 +22,20 @@ def train(
 
     Parameters
     ----------
-    data: Folder with photos/, paintings/ and clips/.
-    work: Folder for squares (5 GB), checkpoints, logs and the exported model.
-    minutes: Stop after this time.
-    resume: Begin from the bundled weights where the work folder has no checkpoint.
-    steps: Denoiser steps of the whole training; the learning rate falls over the last fifth of them.
-    compiled: Compile the UNet (a C++ compiler is needed on the CPU; about 1.4 times faster).
-    processes: Processes that render the training squares.
+    data
+        Folder with photos/, paintings/ and clips/.
+    work
+        Folder for squares (5 GB), checkpoints, logs and the exported model.
+    minutes
+        Stop after this time.
+    resume
+        Begin from the bundled weights where the work folder has no checkpoint.
+    steps
+        Denoiser steps of the whole training; the learning rate falls over the last fifth of them.
+    compiled
+        Compile the UNet (a C++ compiler is needed on the CPU; about 1.4 times faster).
+    processes
+        Processes that render the training squares.
     """
     from .run import TrainingSettings, train_painter
 
@@ -45,8 +52,10 @@ def export(*, work: Path, to: Path) -> None:
 
     Parameters
     ----------
-    work: Folder of the training.
-    to: Model folder to write or replace; its README.md stays.
+    work
+        Folder of the training.
+    to
+        Model folder to write or replace; its README.md stays.
     """
     from .export import export_checkpoint
 
@@ -59,10 +68,14 @@ def measure(*, data: Path, work: Path, model: Path | None = None, to: Path = Pat
 
     Parameters
     ----------
-    data: Folder with clips/.
-    work: Folder of the training, whose squares train the style classifier.
-    model: Model folder; the bundled one by default.
-    to: JSON file to write.
+    data
+        Folder with clips/.
+    work
+        Folder of the training, whose squares train the style classifier.
+    model
+        Model folder; the bundled one by default.
+    to
+        JSON file to write.
     """
     from .quality import measure_painter
     from .run import BUNDLED
@@ -76,8 +89,10 @@ def plot(*, work: Path, to: Path = Path("painter-losses.png")) -> None:
 
     Parameters
     ----------
-    work: Folder of the training.
-    to: Picture to write.
+    work
+        Folder of the training.
+    to
+        Picture to write.
     """
     from .plot import plot_losses
 
@@ -90,10 +105,14 @@ def sheet(*, data: Path, model: Path | None = None, to: Path = Path("painter.jpg
 
     Parameters
     ----------
-    data: Folder with clips/.
-    model: Model folder; the bundled one by default.
-    to: JPEG to write.
-    size: Side of each picture in pixels.
+    data
+        Folder with clips/.
+    model
+        Model folder; the bundled one by default.
+    to
+        JPEG to write.
+    size
+        Side of each picture in pixels.
     """
     from .run import BUNDLED
     from .sheet import contact_sheet
@@ -116,13 +135,20 @@ def flow(
 
     Parameters
     ----------
-    data: Folder with photos/.
-    work: Folder for the pairs (1 GB), checkpoints, losses and the curve of errors, epe.jsonl.
-    minutes: Stop after this time.
-    to: File to write the weights to; the bundled one by default.
-    steps: Of the whole training; the learning rate falls over the last 60 %.
-    processes: Processes that paint the pairs.
-    threads: CPU threads of the training.
+    data
+        Folder with photos/.
+    work
+        Folder for the pairs (1 GB), checkpoints, losses and the curve of errors, epe.jsonl.
+    minutes
+        Stop after this time.
+    to
+        File to write the weights to; the bundled one by default.
+    steps
+        Of the whole training; the learning rate falls over the last 60 %.
+    processes
+        Processes that paint the pairs.
+    threads
+        CPU threads of the training.
     """
     import torch
 
@@ -141,10 +167,14 @@ def flow_onnx(*, to: Path, height: int, width: int, weights: Path | None = None)
 
     Parameters
     ----------
-    to: ONNX file to write; what the network expects is written beside it as TOML.
-    height: Of the pictures, a multiple of 16.
-    width: Of the pictures, a multiple of 16.
-    weights: File of the weights; the bundled one by default.
+    to
+        ONNX file to write; what the network expects is written beside it as TOML.
+    height
+        Of the pictures, a multiple of 16.
+    width
+        Of the pictures, a multiple of 16.
+    weights
+        File of the weights; the bundled one by default.
     """
     from ..flow.flowguide_flow import WEIGHTS, load_weights
     from .flow_export import export_flow
@@ -167,13 +197,20 @@ def confidence(
 
     Parameters
     ----------
-    data: Folder with photos/.
-    work: Folder for the samples and checkpoints.
-    minutes: Stop after this time.
-    to: File to write the weights to; the bundled one by default.
-    samples: Crops to learn from.
-    steps: Of the whole training.
-    threads: CPU threads.
+    data
+        Folder with photos/.
+    work
+        Folder for the samples and checkpoints.
+    minutes
+        Stop after this time.
+    to
+        File to write the weights to; the bundled one by default.
+    samples
+        Crops to learn from.
+    steps
+        Of the whole training.
+    threads
+        CPU threads.
     """
     from .confidence import train_and_save
 

@@ -14,6 +14,7 @@ import av
 import cv2
 import numpy as np
 
+from ..errors import UsageError
 from .stylise import STYLES, layout_noise, stylise
 
 SIZE = 256
@@ -30,13 +31,16 @@ def is_held_out(path: Path) -> bool:
 def find_sources(data: Path) -> dict[str, list[Path]]:
     """Picture and clip files by kind, sorted, without the held-out ones.
 
-    The folder holds photos/, paintings/ and clips/. Raises FileNotFoundError where one of them has nothing to train on.
+    The folder holds photos/, paintings/ and clips/. Raises UsageError where one of them has nothing to train on.
     """
     found = {}
     for kind, endings in {"photos": (".jpg",), "paintings": (".jpg",), "clips": (".mp4", ".mkv", ".webm")}.items():
         paths = sorted(p for p in (data / kind).rglob("*") if p.suffix in endings and not is_held_out(p))
         if not paths:
-            raise FileNotFoundError(f"no training files in {data / kind}")
+            raise UsageError(
+                f"{data / kind} holds nothing to train on ({', '.join(endings)}); --data is a folder with photos, "
+                "paintings and clips."
+            )
         found[kind] = paths
     return found
 

@@ -6,12 +6,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..errors import UsageError
+
 SIZE = (300, 460)
 MARGIN = 44
 
 
 def read_log(path: Path) -> dict[str, np.ndarray]:
     """Columns of a JSON-lines log; values missing in a line are NaN."""
+    if not path.is_file():
+        raise UsageError(f"There is no training log {path}; --work is the folder that training worked in.")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     names = dict.fromkeys(name for line in lines for name in line)
     return {name: np.array([line.get(name, np.nan) for line in lines], float) for name in names}
@@ -36,7 +40,7 @@ def draw_curve(steps: np.ndarray, values: np.ndarray, title: str) -> np.ndarray:
 
 
 def plot_losses(work: Path, to: Path) -> None:
-    """Write a picture of the autoencoder's PSNR and the denoiser's losses. Raises FileNotFoundError without logs."""
+    """Write a picture of the autoencoder's PSNR and the denoiser's losses. Raises UsageError without logs."""
     autoencoder, denoiser = (read_log(work / stage / "log.jsonl") for stage in ("autoencoder", "denoiser"))
     panels = [
         draw_curve(autoencoder["step"], autoencoder["psnr"], "autoencoder: PSNR of training crops, dB"),

@@ -55,7 +55,7 @@ def train_painter(
     checkpoints, logs (JSON lines) and the exported model (work/painter). With resume, a work folder that has no
     checkpoint yet begins from the bundled weights instead of from noise, with fresh optimiser moments and a warm-up.
     On a CPU it uses one thread and is bit-reproducible from the seed. Returns True when the training is complete.
-    Raises FileNotFoundError where data lacks a kind of picture.
+    Raises UsageError where data lacks a kind of picture.
     """
     deadline = time.monotonic() + 60 * minutes
     settings = settings or TrainingSettings.for_this_machine()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Generator, Iterator
 from dataclasses import replace
@@ -163,6 +164,9 @@ class ClipReader:
 
 
 def _check_selection(start: float | None, end: float | None, max_frames: int | None, every: int) -> None:
+    for name, seconds in (("start", start), ("end", end)):
+        if seconds is not None and not math.isfinite(seconds):
+            raise UsageError(f"The {name} of the part should be a number of seconds, got {seconds}.")
     if start is not None and start < 0:
         raise UsageError(f"A start is counted in seconds from the first frame and not negative, got {start}.")
     if end is not None and end <= (start or 0.0):
