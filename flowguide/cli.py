@@ -54,6 +54,7 @@ def render(
     segment_frames: int | None = None,
     out_dir: Path | None = None,
     dry_run: bool = False,
+    explain: Path | None = None,
     json: bool = False,
 ) -> None:
     """Paint SOURCE into OUTPUT: same sound, same times, steady.
@@ -79,11 +80,15 @@ def render(
         Paint every clip that SOURCE means into this folder; a failure of one does not stop the others.
     dry_run
         Say what would be done, how long it takes and how much room it needs; paint a few frames and write nothing.
+    explain
+        Write what guided each frame into this folder: source, reference, warped, confidence with holes in red, result.
     json
         Progress and result as one JSON object per line.
     """
     from . import run_commands
 
+    if explain is not None and (dry_run or out_dir is not None or str(output) == "-"):
+        raise UsageError("--explain goes with a single OUTPUT that is a file; leave --dry-run, --out-dir and - out.")
     if dry_run:
         run_commands.estimate(source, output, options, as_json=json)
         return
@@ -96,7 +101,7 @@ def render(
     if str(output) == "-":
         run_commands.stream_raw(source, options, request, as_json=json)
         return
-    run_commands.render_one(source, output, options, request, segment_frames, as_json=json)
+    run_commands.render_one(source, output, options, request, segment_frames, as_json=json, explain=explain)
 
 
 app.command(resume_command, name="resume")

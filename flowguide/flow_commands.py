@@ -34,6 +34,7 @@ def flow_command(
     start_seconds: float | None = None,
     end_seconds: float | None = None,
     max_frames: int | None = None,
+    overwrite: bool = False,
     json: bool = False,
 ) -> None:
     """Find the optical flow of SOURCE between neighbouring frames and write it into OUTPUT.
@@ -64,6 +65,8 @@ def flow_command(
         Stop before here.
     max_frames
         Stop after this many frames.
+    overwrite
+        Replace files that are there already.
     json
         The result as one JSON object.
     """
@@ -80,11 +83,12 @@ def flow_command(
             raise UsageError("Flow to the first frame is shown as a video only; leave --to-first out for flow files.")
     else:
         check_output(output, [source])
+        _free(Path(output), overwrite)
     with ClipReader(
         source, size=size, start_seconds=start_seconds, end_seconds=end_seconds, max_frames=max_frames
     ) as reader:
         if as_files:
-            written = _write_files(reader, output, made)
+            written = _write_files(reader, output, made, overwrite)
         else:
             shown = _to_first(reader, made) if to_first else _to_neighbour(reader, made)
             written = _write_video(reader, Path(output), shown, view, longest_px)
@@ -106,7 +110,12 @@ def _neighbours(reader: ClipReader, made: FlowEstimator) -> Iterator[tuple[Frame
             before = frame
 
 
-def _write_files(reader: ClipReader, pattern: str, made: FlowEstimator) -> int:
+def _free(path: Path, overwrite: bool) -> None:
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} is there already; choose another name, or --overwrite it.")
+
+
+def _write_files(reader: ClipReader, pattern: str, made: FlowEstimator, overwrite: bool) -> int:
     from .flow.formats import write_flow
 
     written = 0
@@ -115,6 +124,7 @@ def _write_files(reader: ClipReader, pattern: str, made: FlowEstimator) -> int:
             if flow is None:
                 continue
             path = Path(pattern.format(at=flow.at, to=flow.to))
+            _free(path, overwrite)
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_flow(path, flow.uv)

@@ -49,6 +49,8 @@ class Styled:
     """Seconds that this frame spent per stage."""
     is_anchor: bool = False
     """Whether the strategy `anchors` carried others from it."""
+    carried: CarriedPixels | None = field(default=None, repr=False)
+    """What guided the frame, padded to the model's grid; only under a Renderer that explains."""
 
     def frame(self, *, deep: bool = False) -> Frame:
         """The picture rounded to 8 bit, or to 16 where `deep`, with the source's time and opacity."""
@@ -79,7 +81,9 @@ class Renderer:
         flow: FlowEstimator | None = None,
         on_frame: Callable[[Styled], None] | None = None,
         on_step: StepCallback | None = None,
+        explain: bool = False,
     ):
+        """explain: give out with each frame what guided it, `Styled.carried`."""
         self.config = config or RenderConfig()
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
@@ -89,7 +93,7 @@ class Renderer:
             checkpoint = load_checkpoint(self.config.model, dtype, device, self.config)
         self.checkpoint = checkpoint
         self.clock = StageClock()
-        self._on_frame, self._on_step = on_frame, on_step
+        self._on_frame, self._on_step, self._explain = on_frame, on_step, explain
         self._model = ImageToImage(checkpoint, self.config, self.clock)
         self._init = InitialLatent(self._model.encode, self.config)
         self._flow = Ahead(flow or chosen_flow(self.config, checkpoint.device), self.config.lookahead, self._whole)
@@ -255,6 +259,7 @@ class Renderer:
             shot=self._shot,
             confident_share=None if carried is None else carried.confident_share,
             stage_seconds={name: total - began.get(name, 0.0) for name, total in self.clock.seconds.items()},
+            carried=carried if self._explain else None,
         )
         if self._on_frame is not None:
             self._on_frame(styled)

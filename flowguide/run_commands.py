@@ -41,6 +41,7 @@ def render_one(
     segment_frames: int | None,
     *,
     as_json: bool,
+    explain: Path | None = None,
 ) -> RenderReport:
     """Paint one clip and report on it."""
     from .runs.clip import SEGMENT_FRAMES, render
@@ -56,6 +57,7 @@ def render_one(
             on_start=report.started,
             on_frame=report.frame,
             should_stop=report.stop_asked,
+            explain=explain,
         )
         report.done(done)
         return done

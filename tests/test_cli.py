@@ -176,7 +176,9 @@ def test_the_process_ends_with_the_exit_code() -> None:
 
 
 def test_an_interrupt_while_loading_is_no_traceback(tmp_path: Path) -> None:
-    (tmp_path / "cyclopts.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    (tmp_path / "cyclopts.py").write_text(
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nsignal.raise_signal(signal.SIGINT)\n"
+    )
     done = subprocess.run(
         [sys.executable, "-m", "flowguide", "--help"],
         capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)},

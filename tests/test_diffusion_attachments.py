@@ -274,7 +274,7 @@ def test_image_prompts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     file = save_ip_adapter(tmp_path, load(folder).unet)
     Image.new("RGB", (20, 20)).save(tmp_path / "one.png")
     options: dict[str, Any] = {"ip_adapter": str(file), "ip_image": str(tmp_path / "one.png")}
-    with pytest.raises(ModelError, match=r"made for another family.*got torch.Size\(\[16, 16\]\)$"):
+    with pytest.raises(ModelError, match=r"made for another family.*torch.Size\(\[16, 16\]\)"):
         load(xl, **options)
     encoder = tmp_path / "image_encoder" / "model.safetensors"
     torch.save(load_file(encoder), encoder.with_name("pytorch_model.bin"))

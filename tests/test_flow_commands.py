@@ -68,6 +68,18 @@ def test_flow_is_shown_as_a_video_of_the_same_frames(clip: Path, tmp_path: Path,
         assert min(green, blue) > red + 40, "content lies to the left in the frame before: cyan"
 
 
+@pytest.mark.parametrize("name", ["flow.mkv", "{at}-{to}.flo"])
+def test_flow_that_is_there_is_replaced_only_where_asked(clip: Path, tmp_path: Path, name: str) -> None:
+    output = str(tmp_path / name)
+    flow_command(clip, output, flow="dis:fast", max_frames=2)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(UsageError, match="is there already"):
+        flow_command(clip, output, flow="farneback", max_frames=2)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    flow_command(clip, output, flow="farneback", max_frames=2, overwrite=True)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} != before
+
+
 def test_a_single_frame_has_no_flow(clip: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a single frame"):
         flow_command(clip, str(tmp_path / "{at}-{to}.flo"), max_frames=1)

@@ -247,6 +247,8 @@ def _one_sentence(subject: str, likely: str) -> Iterator[None]:
     except (ModelError, UsageError):
         raise
     except Exception as error:
-        # What follows is diffusers' advice about its own arguments.
-        reason = first_line(error).split(". If you want", 1)[0]
+        lines = [line.strip() for line in str(error).splitlines()]
+        # torch's first line announces a list; what follows in diffusers' is advice about its own arguments.
+        reason = lines[1] if len(lines) > 1 and lines[0].endswith(":") else first_line(error)
+        reason = reason.split(". If you want", 1)[0].rstrip(".")
         raise ModelError(f"{subject} does not fit the checkpoint ({likely}): {reason}") from error

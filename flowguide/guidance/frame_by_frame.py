@@ -22,6 +22,11 @@ class CarriedPixels(Protocol):
         ...
 
     @property
+    def reference(self) -> Tensor:
+        """The finished frame before, [3, H, W] in [-1, 1]."""
+        ...
+
+    @property
     def filled(self) -> Tensor:
         """The prior [3, H, W] without holes: what the model is pulled toward."""
         ...

@@ -34,6 +34,8 @@ class Carried:
 
     guide: Guide
     """Warped finished pixels and how far they are to be trusted."""
+    reference: Tensor
+    """The finished frame before, [3, H, W]."""
     filled: Tensor
     """The prior [3, H, W] without holes: what the model is pulled toward."""
     uv: Tensor
@@ -103,6 +105,7 @@ class PreviousFrame:
             confidence = decided(prediction.confidence[0] * unchanged(source, seen)) * soundness(log_areas)
             carried = Carried(
                 guide=Guide(prior, confidence),
+                reference=before.painted[:3],
                 filled=unsharp(ops.fill(prior[None], confidence[None])[0], self._config.unsharp),
                 uv=uv,
                 distance_px=torch.hypot(uv[0], uv[1]),

@@ -42,11 +42,18 @@ class Warped:
 
     guide: Guide
     """Confidence is 1 everywhere: this system has none."""
+    finished: Tensor
+    """The finished frame before, uint8 [3, H, W]."""
     filled: Tensor
     uv: Tensor
     """The negated flow, [2, H, W] in pixels."""
 
     confident_share = 1.0
+
+    @property
+    def reference(self) -> Tensor:
+        """The finished frame before, [3, H, W] in [-1, 1]."""
+        return self.finished.float() / 127.5 - 1.0
 
 
 class SeedV1:
@@ -70,7 +77,7 @@ class SeedV1:
             moved = _warped(finished.permute(1, 2, 0).cpu().numpy(), forward.cpu().numpy())
             prior = torch.from_numpy(moved).permute(2, 0, 1).to(source.device).float() / 127.5 - 1.0
             uv = -forward.to(source.device)
-        return Warped(Guide(prior, torch.ones_like(prior[0])), prior, uv)
+        return Warped(Guide(prior, torch.ones_like(prior[0])), finished, prior, uv)
 
     def latent_guide(self, carried: Warped, k0: Tensor, table: StepTable) -> LatentGuide:
         """The sampler's guide: weights of single pixels, as cv2.resize reads them, four to a cell."""

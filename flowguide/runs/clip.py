@@ -18,6 +18,7 @@ from ..video import ClipReader, check_output
 from ..video.source import STDIN
 from .assemble import is_published, kept_records, may_be_replaced, output_files, replaced
 from .disk import check_room
+from .explain import Explainer
 from .identity import SAME, TOLD, differences, identity
 from .journal import Journal, Record
 from .manifest import manifest_path
@@ -89,6 +90,7 @@ def render(
     on_start: Callable[[Started], None] | None = None,
     on_frame: Callable[[Styled], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    explain: Path | None = None,
     **options: Option,
 ) -> RenderReport:
     """Paint the clip `source` into the file `output`, with its sound and its exact times.
@@ -98,6 +100,7 @@ def render(
     request: what to do about a run or an output that is there already; by default it is refused to touch either.
     segment_frames: frames after which the run's state is kept, and from key frame to key frame.
     on_start, on_frame: called before the first and after each frame. should_stop: asked after each frame.
+    explain: a folder for what guided each frame that is painted now (see `explain.Explainer`).
     The output appears under its name only when it is complete, with a manifest `<output>.json` beside it.
     Raises FlowguideError: VideoError, ModelError, UsageError, ScheduleError, Interrupted; each a sentence.
     """
@@ -115,12 +118,15 @@ def render(
         raise UsageError("Standard input can be read once only, so a run on it cannot be resumed; save it as a file.")
     given = {**({name: getattr(config, name) for name in config.model_fields_set} if config else {}), **options}
     codec = output_codec(output, settings)
+    if explain is not None:
+        on_frame = _explaining(Explainer(explain, settings, may_replace=request != Request()), on_frame)
     with open_clip(source, settings, alpha=bool(codec.alpha_format)) as reader:
         if reader.info.alpha and codec.alpha_format:
             codec = codec.with_alpha()
         elif reader.info.alpha:
             log.warning("%s: its opacity is left out, because the codec of %s has none.", source, output.name)
-        session = Session(journal, reader, Renderer(settings), codec, segment_frames, on_frame, should_stop)
+        renderer = Renderer(settings, explain=explain is not None)
+        session = Session(journal, reader, renderer, codec, segment_frames, on_frame, should_stop)
         if settings.strategy == "anchors":
             rule = anchor_rule(settings.anchors, settings.anchor_frames)
             check_given(rule, _started(reader, session.renderer).frames)
@@ -129,6 +135,15 @@ def render(
             if request.redo:
                 _note_redo(session, request.redo, given)
             return _carry_out(session, on_start)
+
+
+def _explaining(explainer: Explainer, on_frame: Callable[[Styled], None] | None) -> Callable[[Styled], None]:
+    def both(styled: Styled) -> None:
+        explainer.write(styled)
+        if on_frame is not None:
+            on_frame(styled)
+
+    return both
 
 
 def _of_finished(journal: Journal) -> tuple[RenderConfig, int]:

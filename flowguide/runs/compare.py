@@ -57,12 +57,13 @@ def side_by_side(pictures: Sequence[Tensor], seconds: float) -> Tensor:
 
 def wipe(pictures: Sequence[Tensor], seconds: float) -> Tensor:
     """All pictures in one, in vertical strips whose borders swing, so that every clip is seen everywhere in time."""
-    width, swing = pictures[0].shape[2], math.sin(2 * math.pi * seconds / WIPE_SECONDS)
+    width, clips, swing = pictures[0].shape[2], len(pictures), math.sin(2 * math.pi * seconds / WIPE_SECONDS)
     shown = pictures[0].clone()
     for place, picture in enumerate(pictures[1:], 1):
-        left = round(width * (place + swing) / len(pictures))
-        shown[:, :, left:] = picture[:, :, left:]
-        shown[:, :, max(left - LINE_PX, 0) : left] = 255
+        left = round(width * min(max((place + (clips - 1) * swing) / clips, 0), 1))
+        if left < width:
+            shown[:, :, left:] = picture[:, :, left:]
+            shown[:, :, max(left - LINE_PX, 0) : left] = 255
     return shown
 
 
@@ -107,7 +108,7 @@ def compare(
         }
         abreast = Abreast(readers)
         frames = _write(abreast, list(clips), next(iter(readers.values())), output, mode)
-    if abreast.ended and frames != max_frames:
+    if abreast.ended and frames != max_frames and not _one_length(infos):
         notes.append(f"{', '.join(abreast.ended)} ended before the others; {frames} frames are shown.")
     for note in notes:
         log.warning("%s", note)
@@ -118,8 +119,8 @@ def _write(abreast: Abreast, labels: list[str], first: ClipReader, output: Path,
     info, (height, width) = first.info, first.info.size
     told = [f"{label} - {labels[0]}, {GAIN} times" for label in labels[1:]] if mode == "difference" else labels
     columns = 1 if mode == "wipe" else len(told)
-    banner = _banner(told, width * columns, max(LEAST_LABEL_PX, round(height * LABEL_SHARE)))
-    size = (height + banner.shape[1], width * columns)
+    strip = banner(told, width * columns, max(LEAST_LABEL_PX, round(height * LABEL_SHARE)))
+    size = (height + strip.shape[1], width * columns)
     began: float | None = None
     with ClipWriter(
         output, size=size, time_base=info.time_base, frame_rate=info.frame_rate, audio_from=first
@@ -128,7 +129,7 @@ def _write(abreast: Abreast, labels: list[str], first: ClipReader, output: Path,
             time = frames[0]
             began = time.seconds if began is None else began
             shown = MODES[mode]([frame.rgb for frame in frames], time.seconds - began)
-            writer.write(Frame(torch.cat([banner, shown], dim=1), time.index, time.pts, time.time_base))
+            writer.write(Frame(torch.cat([strip, shown], dim=1), time.index, time.pts, time.time_base))
     return writer.frames_written
 
 
@@ -143,6 +144,15 @@ def _reader(
     frame = 1 / float(first.frame_rate or 25)
     shorter = bool(first.duration_seconds and lengths) and min(lengths) < (first.duration_seconds or 0) - frame
     return ClipReader(path, end_seconds=min(lengths) + frame / 2 if shorter else None, max_frames=max_frames)
+
+
+def _one_length(infos: Mapping[str, ClipInfo]) -> bool:
+    """Whether clips of different rates are equally long: another rate gives up to a frame more at the end."""
+    first, *others = infos.values()
+    if not any(_rates_differ(info, first) for info in others):
+        return False
+    lengths = [info.duration_seconds or 0.0 for info in infos.values()]
+    return max(lengths) - min(lengths) < 1.5 / float(first.frame_rate or 25)
 
 
 def _rates_differ(info: ClipInfo, first: ClipInfo) -> bool:
@@ -170,7 +180,7 @@ def _differences(infos: Mapping[str, ClipInfo]) -> list[str]:
     return notes
 
 
-def _banner(labels: Sequence[str], width: int, height: int) -> Tensor:
+def banner(labels: Sequence[str], width: int, height: int) -> Tensor:
     """uint8 [3, height, width]: the labels over their columns, all in one size, as large as they fit."""
     strip = Image.new("RGB", (width, height), (24, 24, 24))
     draw = ImageDraw.Draw(strip)
