@@ -10,6 +10,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from .errors import UnknownName, UsageError
 
+# Options of more than one command.
+ANCHOR_FRAMES = Field(
+    16, ge=1, le=1000, description="Most frames between two anchors by coverage or edges; they wait in memory."
+)
+FLOW = Field("dis-filled", description="Flow estimator by name.")
+MAX_FRAMES = Field(None, ge=1, description="Stop after this many frames.")
+CODEC = Field(None, description="Video codec by name. Default: the output suffix's own.")
+CRF = Field(None, ge=0, le=63, description="Encoder quality, 0 is best. Default: the codec's own.")
+THREADS = Field(0, ge=0, le=1024, description="CPU threads; 0 leaves the library's choice.")
+
 
 class RenderConfig(BaseModel):
     """How a clip is painted."""
@@ -73,10 +83,8 @@ class RenderConfig(BaseModel):
         description="Which frames become anchors: 'coverage' (as soon as too little is known), 'edges' (as those of "
         "the source change), a number (each so many frames), or frames:0,24,57.",
     )
-    anchor_frames: int = Field(
-        16, ge=1, le=1000, description="Most frames between two anchors by coverage or edges; they wait in memory."
-    )
-    flow: str = Field("dis-filled", description="Flow estimator by name.")
+    anchor_frames: int = ANCHOR_FRAMES
+    flow: str = FLOW
     flow_confidence: str = Field(
         "fused",
         description="How far flow is believed: 'fused' (the check that is part of the warp), 'learned', 'own' (the "
@@ -104,7 +112,7 @@ class RenderConfig(BaseModel):
     )
     start_seconds: float | None = Field(None, ge=0.0, description="Begin here.")
     end_seconds: float | None = Field(None, gt=0.0, description="Stop before here.")
-    max_frames: int | None = Field(None, ge=1, description="Stop after this many frames.")
+    max_frames: int | None = MAX_FRAMES
     every: int = Field(1, ge=1, le=100_000, description="Paint each n-th frame only; times stay.")
     frame_rate: str | None = Field(
         None, description="Frames per second of the output, such as 12 or 30000/1001; frames are left out or repeated."
@@ -115,13 +123,13 @@ class RenderConfig(BaseModel):
     video_stream: int | None = Field(None, ge=0, description="Video stream, from 0. Default: the first.")
     audio_stream: int | None = Field(None, ge=0, description="Sound stream to copy, from 0. Default: all.")
     audio: bool = Field(True, description="Copy the sound.")
-    codec: str | None = Field(None, description="Video codec by name. Default: the output suffix's own.")
+    codec: str | None = CODEC
     output_preset: str | None = Field(
         None,
         description="Codec and quality by name: archive, edit, edit-alpha, hevc, light, master, small, web; or a "
         ".toml file.",
     )
-    crf: int | None = Field(None, ge=0, le=63, description="Encoder quality, 0 is best. Default: the codec's own.")
+    crf: int | None = CRF
 
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field("auto", description="Arithmetic of the model.")
@@ -130,7 +138,7 @@ class RenderConfig(BaseModel):
         description="What runs the networks: torch, torch-compiled, torch-graphed, onnx, openvino, tensorrt, "
         "tensorrt-rtx.",
     )
-    threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0 leaves the library's choice.")
+    threads: int = THREADS
 
     vae_tiles: bool = Field(False, description="Encode and decode in tiles: less memory, a little slower.")
 
@@ -155,10 +163,8 @@ class SteadyConfig(BaseModel):
         description="Which painted frames the others are carried from: 'coverage' (as soon as too little is known), "
         "'edges' (as the source's edges change), a number (each so many frames), or frames:0,24,57.",
     )
-    anchor_frames: int = Field(
-        16, ge=1, le=1000, description="Most frames between two anchors by coverage or edges; they wait in memory."
-    )
-    flow: str = Field("dis-filled", description="Flow estimator by name.")
+    anchor_frames: int = ANCHOR_FRAMES
+    flow: str = FLOW
     feather_px: int = Field(1, ge=0, le=64, description="Width of the seam between carried and given pixels.")
     offset: int | None = Field(
         None,
@@ -167,11 +173,11 @@ class SteadyConfig(BaseModel):
         description="Frame of SOURCE that the first painted frame shows; negative where the painted clip begins "
         "earlier. Default: found in the pictures.",
     )
-    max_frames: int | None = Field(None, ge=1, description="Stop after this many frames.")
+    max_frames: int | None = MAX_FRAMES
     audio: bool = Field(True, description="Copy the sound of the painted clip.")
-    codec: str | None = Field(None, description="Video codec by name. Default: the output suffix's own.")
-    crf: int | None = Field(None, ge=0, le=63, description="Encoder quality, 0 is best. Default: the codec's own.")
-    threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0 leaves the library's choice.")
+    codec: str | None = CODEC
+    crf: int | None = CRF
+    threads: int = THREADS
 
 
 Option = Annotated[Any, "the value of one field of RenderConfig"]

@@ -200,13 +200,12 @@ def _estimators() -> Finding:
 
 
 def _decoders() -> Finding:
-    import av
+    from av import codecs_available, library_versions
 
     wanted = ("h264", "hevc", "av1", "vp9", "vp8", "vvc", "mpeg2video", "prores", "ffv1")
-    present = [name for name in wanted if name in av.codecs_available]
+    present = [name for name in wanted if name in codecs_available]
     libraries = ", ".join(
-        f"{name} {'.'.join(map(str, av.library_versions[name]))}"
-        for name in ("libavcodec", "libavformat", "libswscale")
+        f"{name} {'.'.join(map(str, library_versions[name]))}" for name in ("libavcodec", "libavformat", "libswscale")
     )
     absent = [name for name in wanted if name not in present]
     if not absent:

@@ -145,3 +145,15 @@ def clicks_in(path: Path) -> list[float]:
                     found.append(at)
                 quiet_until = at + 0.1
     return found
+
+
+def repainted(source: Path, output: Path, **choice: object) -> Path:
+    """Read and write again with sound, as a render does."""
+    with ClipReader(source, **choice) as reader:  # type: ignore[arg-type]
+        info = reader.info
+        with ClipWriter(
+            output, size=info.size, time_base=info.time_base, frame_rate=info.frame_rate, audio_from=reader
+        ) as writer:
+            for frame in reader:
+                writer.write(frame)
+    return output

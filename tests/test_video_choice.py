@@ -9,12 +9,12 @@ from pathlib import Path
 
 import av
 import pytest
-from coded_frames import clicks_in, make_clicking, number_in, write
+from coded_frames import clicks_in, make_clicking, number_in, repainted, write
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flowguide.errors import UsageError
-from flowguide.video import ClipReader, ClipWriter
+from flowguide.video import ClipReader
 from flowguide.video.choice import at_rate, read_rate, units_of
 
 MS = Fraction(1, 1000)
@@ -87,17 +87,6 @@ def test_units_hold_times_and_steps() -> None:
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_clicking(tmp_path_factory.mktemp("choice") / "clicks.mp4", 3.0, [0.5, 1.25, 2.5])
-
-
-def repainted(source: Path, output: Path, **choice: object) -> Path:
-    with ClipReader(source, **choice) as reader:  # type: ignore[arg-type]
-        info = reader.info
-        with ClipWriter(
-            output, size=info.size, time_base=info.time_base, frame_rate=info.frame_rate, audio_from=reader
-        ) as writer:
-            for frame in reader:
-                writer.write(frame)
-    return output
 
 
 @pytest.mark.parametrize(

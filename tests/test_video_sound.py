@@ -7,24 +7,12 @@ from pathlib import Path
 
 import av
 import pytest
-from coded_frames import clicks_in, make_clicking, number_in, write
+from coded_frames import clicks_in, make_clicking, number_in, repainted, write
 
-from flowguide.video import ClipReader, ClipWriter, probe
+from flowguide.video import ClipReader, probe
 
 CLICKS = [0.5, 1.25, 2.0, 2.75]
 AUDIO_FRAME = 1024 / 48000
-
-
-def repaint(source: Path, output: Path, **selection: object) -> Path:
-    """Read and write again with sound, as a render does."""
-    with ClipReader(source, **selection) as reader:  # type: ignore[arg-type]
-        info = reader.info
-        with ClipWriter(
-            output, size=info.size, time_base=info.time_base, frame_rate=info.frame_rate, audio_from=reader
-        ) as writer:
-            for frame in reader:
-                writer.write(frame)
-    return output
 
 
 def sound_packets(path: Path) -> list[tuple[Fraction, bytes]]:
@@ -39,7 +27,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_sound_is_copied_packet_by_packet(clip: Path, tmp_path: Path) -> None:
-    output = repaint(clip, tmp_path / "out.mp4")
+    output = repainted(clip, tmp_path / "out.mp4")
     assert sound_packets(output) == sound_packets(clip)
     assert clicks_in(output) == clicks_in(clip)
     assert clicks_in(clip) == pytest.approx(CLICKS, abs=AUDIO_FRAME)
@@ -56,7 +44,7 @@ def test_sound_moves_with_a_late_beginning(tmp_path: Path, clip: Path) -> None:
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
 @pytest.mark.parametrize(("start", "end"), [(0.4, 2.2), (1.02, 2.9), (1.2, 3.2)])
 def test_a_part_takes_its_own_sound(clip: Path, tmp_path: Path, suffix: str, start: float, end: float) -> None:
-    output = repaint(clip, tmp_path / f"part{suffix}", start_seconds=start, end_seconds=end)
+    output = repainted(clip, tmp_path / f"part{suffix}", start_seconds=start, end_seconds=end)
     with ClipReader(output) as reader:
         first = next(reader)
     assert first.pts == 0
@@ -68,44 +56,44 @@ def test_a_part_takes_its_own_sound(clip: Path, tmp_path: Path, suffix: str, sta
 
 
 def test_a_number_of_frames_ends_the_sound_too(clip: Path, tmp_path: Path) -> None:
-    output = repaint(clip, tmp_path / "out.mp4", max_frames=25)
+    output = repainted(clip, tmp_path / "out.mp4", max_frames=25)
     assert clicks_in(output) == pytest.approx([0.5], abs=AUDIO_FRAME)
 
 
 def test_every_second_frame_keeps_all_sound(clip: Path, tmp_path: Path) -> None:
-    assert sound_packets(repaint(clip, tmp_path / "out.mp4", every=2)) == sound_packets(clip)
+    assert sound_packets(repainted(clip, tmp_path / "out.mp4", every=2)) == sound_packets(clip)
 
 
 def test_sound_that_the_container_refuses_is_encoded_again_and_said(
     clip: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    output = repaint(clip, tmp_path / "out.webm")
+    output = repainted(clip, tmp_path / "out.webm")
     assert probe(output).audio_codec == "opus"
     assert "sound is aac" in caplog.text
     assert clicks_in(output) == pytest.approx(CLICKS, abs=AUDIO_FRAME)
 
 
 def test_a_part_encoded_again_stays_with_its_pictures(clip: Path, tmp_path: Path) -> None:
-    output = repaint(clip, tmp_path / "out.webm", start_seconds=1, end_seconds=2.5)
+    output = repainted(clip, tmp_path / "out.webm", start_seconds=1, end_seconds=2.5)
     assert clicks_in(output) == pytest.approx([0.25, 1.0], abs=AUDIO_FRAME)
 
 
 def test_other_sound_becomes_aac_in_mp4(tmp_path: Path) -> None:
     source = make_clicking(tmp_path / "flac.mkv", 3.2, CLICKS, codec="flac")
-    output = repaint(source, tmp_path / "out.mp4")
+    output = repainted(source, tmp_path / "out.mp4")
     assert probe(output).audio_codec == "aac"
     assert clicks_in(output) == pytest.approx(CLICKS, abs=AUDIO_FRAME)
 
 
 def test_times_of_pictures_do_not_depend_on_sound(clip: Path, tmp_path: Path) -> None:
     for suffix in (".mp4", ".mkv", ".webm"):
-        with ClipReader(repaint(clip, tmp_path / f"out{suffix}")) as reader:
+        with ClipReader(repainted(clip, tmp_path / f"out{suffix}")) as reader:
             assert [frame.pts * frame.time_base for frame in reader] == [Fraction(n, 25) for n in range(80)]
 
 
 def test_no_sound_is_no_trouble(tmp_path: Path) -> None:
     silent = write(tmp_path / "silent.mp4", range(5), Fraction(1, 25))
-    assert probe(repaint(silent, tmp_path / "out.mp4")).audio_codec is None
+    assert probe(repainted(silent, tmp_path / "out.mp4")).audio_codec is None
 
 
 def test_sound_longer_than_the_pictures_is_kept_whole(clip: Path, tmp_path: Path) -> None:
@@ -115,7 +103,7 @@ def test_sound_longer_than_the_pictures_is_kept_whole(clip: Path, tmp_path: Path
 
 def test_sound_is_written_among_the_pictures(clip: Path, tmp_path: Path) -> None:
     """In file order, no stream runs more than a second ahead of the other: it plays without seeking."""
-    output = repaint(clip, tmp_path / "out.mp4")
+    output = repainted(clip, tmp_path / "out.mp4")
     reached = {"video": 0.0, "audio": 0.0}
     with av.open(str(output)) as container:
         packets = [p for p in container.demux() if p.pos is not None and p.dts is not None]
