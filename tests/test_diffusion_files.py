@@ -297,3 +297,16 @@ def test_full_size_networks_load_from_a_single_file(tmp_path: Path, family: str)
     size = None if prompt.pooled is None else torch.zeros(1, 6, dtype=torch.bfloat16)
     output = checkpoint.denoiser(torch.zeros(1, 4, 8, 8).bfloat16(), 500.0, Condition(prompt.text, prompt.pooled, size))
     assert output.shape == (1, 4, 8, 8)
+
+
+def test_the_bundled_model_says_which_styles_it_knows(caplog: pytest.LogCaptureFixture) -> None:
+    def told(prompt: str) -> str:
+        caplog.clear()
+        load_checkpoint("painter", torch.float32, torch.device("cpu"), render_config(prompt=prompt))
+        return caplog.text
+
+    assert told("a watercolor of a boat") == ""
+    assert told("photograph of a cat") == told("0:(mosaic) 8:(ink sketch)") == ""
+    said = told("moasic")
+    assert "knows no style in the prompt 'moasic'" in said
+    assert "Did you mean 'mosaic'?" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import logging
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from .hints import Hint
 from .latents import Autoencoder
 from .loading import AUTOENCODERS, Parts, folder_parts, load, pickle_refused, read_json
 from .long_attention import use_long_attention
-from .model_folders import BUNDLED, find_model
+from .model_folders import BUNDLED, STYLES, find_model
 from .packed import pack
 from .prompts import PromptEncoder
 from .published import LAYOUTS
@@ -125,6 +126,20 @@ def find_checkpoint(model: str, folders: Sequence[str] = ()) -> Path:
     return path
 
 
+def _tell_of_styles(model: str, prompt: str) -> None:
+    """Warns where a checkpoint of few words is given none of them; what it paints then is anybody's guess."""
+    known = STYLES.get(model)
+    said = prompt.lower().replace("watercolor", "watercolour")
+    if known is None or any(style.split()[0] in said for style in known):
+        return
+    nearest = difflib.get_close_matches(said, known, n=1, cutoff=0.4)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    log.warning(
+        "The model %s knows no style in the prompt %r and takes it as free text.%s It was trained for: %s.",
+        *(model, prompt, hint, ", ".join(known)),
+    )
+
+
 def load_checkpoint(
     model: str, dtype: torch.dtype, device: torch.device, config: RenderConfig | None = None
 ) -> Checkpoint:
@@ -137,6 +152,7 @@ def load_checkpoint(
     runtimes = None if config.runtime == "torch" else Runtimes(config.runtime, device, dtype)
     if runtimes is not None and config.vae_tiles:
         raise UsageError("--vae-tiles works with --runtime torch alone; leave out one of the two.")
+    _tell_of_styles(model, config.prompt)
     parts = _with_autoencoder(_parts(find_checkpoint(model, config.model_folders), dtype, config), dtype, config)
     _check_family(parts)
     add_embeddings(parts, config)

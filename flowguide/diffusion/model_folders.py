@@ -11,6 +11,8 @@ from ..machine import cache_folder
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 BUNDLED = {"painter": ASSETS / "painter"}
 """Checkpoints that come with the package, by name."""
+STYLES = {"painter": ("oil painting", "ink drawing", "mosaic", "watercolour", "photo")}
+"""Prompts that a checkpoint of few words was trained for."""
 
 KINDS = {
     "checkpoint": ("checkpoints", "diffusers", "Stable-diffusion"),
