@@ -132,6 +132,7 @@ def measure_files(
     painted = dict.fromkeys([*([unguided] if unguided else []), *clips])
     names = dict(zip(short_names(list(painted)), painted, strict=True))
     size = probe(next(iter(painted))).size
+    _tell_of_shape(source, probe(source).size, size)
     with ExitStack() as open_clips:
         reader = open_clips.enter_context(ClipReader(source, size=size, **part))
         readers = {
@@ -141,6 +142,17 @@ def measure_files(
         named = None if unguided is None else next(iter(names))
         anchors = {name: _anchors(path) for name, path in names.items()}
         return measure(reader, readers, lags=lags, unguided=named, estimator=flow, anchors=anchors)
+
+
+def _tell_of_shape(source: Path, before: tuple[int, int], now: tuple[int, int]) -> None:
+    """Warn where stretching `source` to the painted size (height, width) changes its shape by more than 3 %."""
+    stretch = (now[1] / now[0]) / (before[1] / before[0])
+    if abs(stretch - 1) > 0.03:
+        told = (
+            f"flowguide: {source.name} is {before[1]}x{before[0]} and the painted clip {now[1]}x{now[0]}, of another "
+            "shape: it is stretched to be compared, and what was measured may belong to another clip or to a crop."
+        )
+        print(told, file=sys.stderr)
 
 
 def _anchors(path: Path) -> list[int]:

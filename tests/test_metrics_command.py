@@ -190,6 +190,13 @@ def test_a_shorter_clip_is_told(command: Command) -> None:
     assert "short.mkv ended before the others; 4 frames are measured." in errors
 
 
+def test_a_clip_of_another_shape_is_told(command: Command) -> None:
+    code, _, errors = command("metrics", "in.mkv", "small.mkv")
+    assert code == 0
+    assert "in.mkv is 150x96 and the painted clip 64x32, of another shape" in errors
+    assert "shape" not in command("metrics", "in.mkv", "out.mkv")[2]
+
+
 def test_anchors_of_a_run_are_in_its_manifest_and_in_the_report(
     command: Command, clips: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

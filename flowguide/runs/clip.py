@@ -186,9 +186,10 @@ def _take_up(session: Session, source: str | Path, request: Request) -> None:
     before = journal.run
     changed_parts = differences(before, now, SAME)
     if changed_parts:
+        files = any(part.startswith("model.sha256") for part in changed_parts)
+        cause = "another input, other settings" + (", or other files of its model" if files else "")
         raise UsageError(
-            f"{journal.folder} is a run with another input or other settings ({'; '.join(changed_parts)}); give the "
-            "same, or --overwrite it."
+            f"{journal.folder} is a run with {cause} ({'; '.join(changed_parts)}); give the same, or --overwrite it."
         )
     if not may_be_replaced(journal):
         raise UsageError(f"{journal.output} is not what this run wrote; move it away, or --overwrite it.")
