@@ -29,6 +29,7 @@ _ADDRESSES = {
     "probe": "flowguide.video",
     "render": "flowguide.runs.clip",
     "render_config": "flowguide.config",
+    "render_many": "flowguide.runs.many",
     "steady_clip": "flowguide.runs.steady",
 }
 

@@ -26,6 +26,7 @@ from .metrics_command import metrics_command
 from .models_command import models_app
 from .run_commands import init_command, rerun_command, resume_command, show_command, try_command
 from .steady_command import steady_command
+from .timing import tracing
 
 app = App(
     name="flowguide",
@@ -55,6 +56,7 @@ def render(
     out_dir: Path | None = None,
     dry_run: bool = False,
     explain: Path | None = None,
+    trace: Path | None = None,
     json: bool = False,
 ) -> None:
     """Paint SOURCE into OUTPUT: same sound, same times, steady.
@@ -75,13 +77,16 @@ def render(
     redo
         Frames of a finished OUTPUT to paint again, FIRST-LAST, in whole segments, with what is said differently here.
     segment_frames
-        Frames per segment: what an interrupted run paints again at most. Default: 48.
+        Frames per segment: what an interrupted run paints again at most. Default: 48, times --lanes, whose shots are
+        looked for within a segment.
     out_dir
         Paint every clip that SOURCE means into this folder; a failure of one does not stop the others.
     dry_run
         Say what would be done, how long it takes and how much room it needs; paint a few frames and write nothing.
     explain
         Write what guided each frame into this folder: source, reference, warped, confidence with holes in red, result.
+    trace
+        Write what ran when into this file, as Chrome's trace events: ui.perfetto.dev shows them, a row per thread.
     json
         Progress and result as one JSON object per line.
     """
@@ -93,15 +98,15 @@ def render(
         run_commands.estimate(source, output, options, as_json=json)
         return
     request = run_commands.request(resume=resume, overwrite=overwrite, redo=redo)
-    if out_dir is not None:
-        run_commands.batch(source, output, out_dir, options, request, segment_frames, as_json=json)
-        return
-    if output is None:
-        raise UsageError("OUTPUT is missing; name the video to write, or with --out-dir a folder for several.")
-    if str(output) == "-":
-        run_commands.stream_raw(source, options, request, as_json=json)
-        return
-    run_commands.render_one(source, output, options, request, segment_frames, as_json=json, explain=explain)
+    with tracing(trace):
+        if out_dir is not None:
+            run_commands.batch(source, output, out_dir, options, request, segment_frames, as_json=json)
+        elif output is None:
+            raise UsageError("OUTPUT is missing; name the video to write, or with --out-dir a folder for several.")
+        elif str(output) == "-":
+            run_commands.stream_raw(source, options, request, as_json=json)
+        else:
+            run_commands.render_one(source, output, options, request, segment_frames, as_json=json, explain=explain)
 
 
 app.command(resume_command, name="resume")

@@ -18,7 +18,9 @@ FLOW = Field("dis-filled", description="Flow estimator by name.")
 MAX_FRAMES = Field(None, ge=1, description="Stop after this many frames.")
 CODEC = Field(None, description="Video codec by name. Default: the output suffix's own.")
 CRF = Field(None, ge=0, le=63, description="Encoder quality, 0 is best. Default: the codec's own.")
-THREADS = Field(0, ge=0, le=1024, description="CPU threads; 0 leaves the library's choice.")
+THREADS = Field(
+    0, ge=0, le=1024, description="CPU threads of the model; 0 is all cores but one, which reads, finds flow, encodes."
+)
 
 
 class RenderConfig(BaseModel):
@@ -73,10 +75,28 @@ class RenderConfig(BaseModel):
     init_weight: float = Field(1.0, ge=0.0, le=1.0, description="Share of the guide in init blend.")
 
     guidance: bool = Field(True, description="Guide each frame by the one before it.")
-    strategy: Literal["previous", "anchors", "seed-v1"] = Field(
+    strategy: Literal["previous", "references", "anchors", "joint", "source", "step-aligned", "seed-v1"] = Field(
         "previous",
-        description="What guides a frame: the one before it, or anchors on both sides, which alone are painted; "
-        "seed-v1 is the first such system, to compare with.",
+        description="What guides a frame: the one before it, several finished ones, anchors on both sides, which alone "
+        "are painted, the frames of a window that are denoised together, the source itself beside the one before, or "
+        "the one before it at the same step, several frames in one batch; seed-v1 is the first such system, to compare "
+        "with.",
+    )
+    reference_lags: str = Field("1,2,4,8", description="Frames back to each of the strategy references.")
+    passes: int = Field(
+        1, ge=1, le=9, description="Times that each window of previous or references is gone over, to and fro."
+    )
+    window: int = Field(
+        8, ge=2, le=64, description="Painted frames that are denoised together (joint) or gone over again (passes)."
+    )
+    lanes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Shots, or clips with --out-dir, that are painted side by side, in one batch of the model.",
+    )
+    joint_every: int = Field(
+        1, ge=1, le=64, description="Under joint each n-th frame is painted; the others are carried from both sides."
     )
     anchors: str = Field(
         "coverage",
@@ -106,6 +126,14 @@ class RenderConfig(BaseModel):
     unsharp: float = Field(0.0, ge=0.0, le=1.0, description="Unsharp mask of the guide; the seed used 0.12.")
     cut_share: float = Field(0.03, ge=0.0, le=1.0, description="A confident share of the frame below this starts anew.")
 
+    mask: str | None = Field(
+        None,
+        description="What is painted: white in a picture or a video of the clip's size, or 'alpha', the input's "
+        "opacity; the rest stays as it is.",
+    )
+    keep: str | None = Field(None, description="What stays as it is: white in a picture or a video, or 'alpha'.")
+    mask_feather_px: int = Field(4, ge=0, le=64, description="Width of the seam inside the painted region.")
+
     size: str | None = Field(
         None,
         description="HEIGHT, or WIDTHxHEIGHT, in pixels; the aspect is kept with one number. Default: the source's.",
@@ -130,6 +158,12 @@ class RenderConfig(BaseModel):
         ".toml file.",
     )
     crf: int | None = CRF
+    decoder: Literal["cpu", "auto", "nvdec"] = Field(
+        "cpu", description="What decodes: the CPU, an NVIDIA card (nvdec), or auto, the card where it can."
+    )
+    encoder: Literal["cpu", "auto", "nvenc"] = Field(
+        "cpu", description="What encodes: the CPU, an NVIDIA card (nvenc; H.264, HEVC), or auto, the card where it can."
+    )
 
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field("auto", description="Arithmetic of the model.")

@@ -10,8 +10,17 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from .diffusion.checkpoint import BUNDLED
+from .errors import BackendMissing
 from .flow import ESTIMATORS
-from .machine import cache_folder, choose_device, choose_dtype, has_fast_bfloat16, machine_line
+from .machine import (
+    cache_folder,
+    choose_device,
+    choose_dtype,
+    choose_threads,
+    has_fast_bfloat16,
+    machine_line,
+    usable_cores,
+)
 
 State = Literal["ok", "slower", "missing"]
 SMALLEST_MEMORY_GIB = 8
@@ -43,12 +52,16 @@ def examine() -> list[Finding]:
     """Look at everything; nothing here raises."""
     return [
         *_machine(),
+        _threads(),
         _memory(),
         _versions(),
         _native(),
         *_operations(),
         _triton(),
         *_packages(),
+        *_runtimes(),
+        _onnx_providers(),
+        *_card_codecs(),
         *_models(),
         _estimators(),
         _decoders(),
@@ -167,12 +180,9 @@ def _triton() -> Finding:
 def _packages() -> list[Finding]:
     wanted = {
         "peft": ("LoRAs of some layouts cannot be loaded", "pip install 'flowguide[adapters]'"),
-        "onnxruntime": ("flow networks as ONNX files cannot be used", "pip install 'flowguide[onnx]'"),
         "torchvision": ("no flow by RAFT", "pip install 'flowguide[raft]', in the build that fits torch"),
         "OpenEXR": ("no motion vectors from .exr files", "pip install 'flowguide[exr]'"),
         "matplotlib": ("no curves by metrics --plot", "pip install 'flowguide[plot]'"),
-        "PyNvVideoCodec": ("no decoding on the GPU; the CPU decodes", "pip install 'flowguide[nvidia]' (NVIDIA GPUs)"),
-        "tensorrt": ("no TensorRT engines", "install tensorrt from NVIDIA"),
     }
     findings = []
     for package, (cost, cure) in wanted.items():
@@ -181,6 +191,66 @@ def _packages() -> list[Finding]:
             Finding(package, "ok", found) if found else Finding(package, "missing", "not installed", cost, cure)
         )
     return findings
+
+
+def _threads() -> Finding:
+    cores, threads = usable_cores(), choose_threads(0)
+    found = f"{threads} of {cores} cores for the model; the others read, find flow and encode beside it"
+    return Finding("threads", "ok", found if threads < cores else f"{threads} for the model; --threads changes it")
+
+
+def _runtimes() -> list[Finding]:
+    """What can run the networks, beside torch itself."""
+    from .diffusion.runtimes import usable_runtimes
+
+    device = choose_device("auto")
+    told = {
+        "openvino": "the fastest runtime of a CPU is not there: about 1.5x slower models",
+        "tensorrt": "no TensorRT engines; torch runs the networks of a GPU",
+        "tensorrt-rtx": "no TensorRT-RTX engines; torch runs the networks of a GPU",
+    }
+    findings = []
+    for name, reason in usable_runtimes(tuple(told), device, choose_dtype("auto", device)).items():
+        if reason is None:
+            findings.append(Finding(f"runtime {name}", "ok", f"usable: --runtime {name}"))
+            continue
+        sentence, _, cure = reason.partition(". ")
+        gpu_only = "" if name == "openvino" or device.type == "cuda" else " (this machine has no GPU for it)"
+        findings.append(Finding(f"runtime {name}", "missing", sentence.rstrip(".") + gpu_only, told[name],
+                                cure.rstrip(".") or "use another --runtime"))  # fmt: skip
+    return findings
+
+
+def _onnx_providers() -> Finding:
+    try:
+        import onnxruntime
+    except ImportError:
+        return Finding("onnxruntime", "missing", "not installed",
+                       "no --runtime onnx, and flow networks as ONNX files cannot be used",
+                       "pip install 'flowguide[onnx]'")  # fmt: skip
+    providers = onnxruntime.get_available_providers()
+    found = f"{onnxruntime.__version__}, {', '.join(name.removesuffix('ExecutionProvider') for name in providers)}"
+    if choose_device("auto").type == "cuda" and "CUDAExecutionProvider" not in providers:
+        return Finding("onnxruntime", "slower", found, "--runtime onnx cannot use the GPU",
+                       "pip install onnxruntime-gpu in its place")  # fmt: skip
+    return Finding("onnxruntime", "ok", found)
+
+
+def _card_codecs() -> list[Finding]:
+    """What the card decodes and encodes."""
+    from .video.nvidia import capabilities
+
+    costs = {"NVDEC": "the CPU decodes", "NVENC": "the CPU encodes"}
+    try:
+        found = capabilities()
+    except BackendMissing as error:
+        sentence, _, cure = str(error).rstrip(".").rpartition("; ")
+        return [Finding(name, "missing", sentence, cost, cure) for name, cost in costs.items()]
+    return [
+        Finding(name, "ok", ", ".join(can)) if can
+        else Finding(name, "missing", "this card has none", costs[name], "nothing: the CPU does it")
+        for name, can in found.items()
+    ]  # fmt: skip
 
 
 def _models() -> list[Finding]:

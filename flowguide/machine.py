@@ -45,6 +45,24 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has_fast_bfloat16() else torch.float32
 
 
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_threads(asked: int) -> int:
+    """Threads for the model on the CPU: those `asked` for; 0 leaves one core to what works beside the model (reading,
+    flow, encoding), or what OMP_NUM_THREADS says.
+
+    Measured by benchmarks/threads.py: on two cores a second thread brings the model less than it takes from the rest.
+    """
+    if asked:
+        return asked
+    if os.environ.get("OMP_NUM_THREADS", "").isdecimal():
+        return torch.get_num_threads()
+    return max(1, min(torch.get_num_threads(), usable_cores() - 1))
+
+
 def cache_folder() -> Path:
     """Where models that were pulled and profiles of runs are kept: FLOWGUIDE_HOME, or the user's cache folder."""
     home = os.environ.get("FLOWGUIDE_HOME")

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from . import ops
-from .anchored import AnchoredFrames
 from .config import Option, RenderConfig, changed
 from .diffusion.checkpoint import Checkpoint, load_checkpoint
-from .diffusion.image_to_image import ImageToImage, Known, NoiseKey
+from .diffusion.image_to_image import ImageToImage
 from .diffusion.init import InitialLatent
 from .diffusion.sampling import StepCallback
 from .errors import Interrupted, UsageError
@@ -25,11 +24,12 @@ from .flow import FlowEstimator
 from .flow.chosen import chosen_cuts, chosen_flow
 from .flow.lookahead import Ahead
 from .guidance.anchors import Finished
-from .guidance.frame_by_frame import CarriedPixels, FrameByFrame
-from .guidance.previous import PreviousFrame
-from .guidance.seed_v1 import SeedV1
-from .machine import choose_device, choose_dtype
+from .guidance.frame_by_frame import CarriedPixels
+from .machine import choose_device, choose_dtype, choose_threads
+from .masks import region_of
+from .one_by_one import OneByOne
 from .pictures import as_frame, like_input, padded
+from .strategies import Later, guidance_of, later_of
 from .timing import StageClock
 from .types import Frame
 
@@ -85,8 +85,7 @@ class Renderer:
     ):
         """explain: give out with each frame what guided it, `Styled.carried`."""
         self.config = config or RenderConfig()
-        if self.config.threads:
-            torch.set_num_threads(self.config.threads)
+        torch.set_num_threads(choose_threads(self.config.threads))
         if checkpoint is None:
             device = choose_device(self.config.device)
             dtype = choose_dtype(self.config.dtype, device)
@@ -97,12 +96,14 @@ class Renderer:
         self._model = ImageToImage(checkpoint, self.config, self.clock)
         self._init = InitialLatent(self._model.encode, self.config)
         self._flow = Ahead(flow or chosen_flow(self.config, checkpoint.device), self.config.lookahead, self._whole)
-        frame_by_frame = SeedV1 if self.config.strategy == "seed-v1" else PreviousFrame
-        self._guidance: FrameByFrame = frame_by_frame(self._flow, self.config, checkpoint.autoencoder.cell, self.clock)
-        self._anchored: AnchoredFrames | None = None
-        if self.config.guidance and self.config.strategy == "anchors":
-            parts = self._model, self._init, self._flow, self.clock, on_step
-            self._anchored = AnchoredFrames(self.config, checkpoint, *parts)
+        guidance = guidance_of(self.config, self._flow, checkpoint, self.clock)
+        parts = self._model, self._init, self._flow, self.clock, on_step
+        self._frames = OneByOne(guidance, self._model, self._init, self.config, checkpoint.device, self.clock, on_step)
+        self._later: Later | None = later_of(self.config, checkpoint, *parts)
+        """A strategy that gives frames out later than it takes them."""
+        self._region = region_of(self.config)
+        self._regions: dict[int, Tensor] = {}
+        """The painted region of frames that are not given out yet, by number."""
         self._cuts = chosen_cuts(self.config)
         self._shot = 0
         self._next_index = 0
@@ -110,19 +111,19 @@ class Renderer:
 
     def __call__(self, frames: Iterable[Frame]) -> Iterator[Styled]:
         """Paint `frames` in order, all of them by the end. Raises Interrupted after `cancel`."""
-        with self._flow.over(frames, wanted=self._follows) as ready:
+        with self._flow.over(frames, wanted=self._frames.follows) as ready:
             source = iter(ready)
             while True:
                 with self.clock("read"):
                     frame = next(source, None)
                 if frame is None:
                     break
-                if self._anchored is None:
+                if self._later is None:
                     yield self.render(frame)
                 else:
-                    yield from self._anchor(frame, self._anchored)
-            if self._anchored is not None:
-                yield from self._styled(self._anchored.settle(end_shot=False))
+                    yield from self._passed_on(frame, self._later)
+            if self._later is not None:
+                yield from self._given_out(self._later.settle(end_shot=False))
 
     @property
     def flow_name(self) -> str:
@@ -154,18 +155,18 @@ class Renderer:
         config = changed(self.config, **changes)
         self._model.configure(config)
         self._init.configure(config)
-        self._guidance.configure(config)
-        if self._anchored is not None:
-            self._anchored.configure(config)
+        self._frames.configure(config)
+        if self._later is not None:
+            self._later.configure(config)
         self.config = config
 
     def restart(self) -> None:
         """Begin a new shot at the next frame."""
         self._shot += 1
-        self._guidance.forget()
-        if self._anchored is not None:
-            self._anchored.restore({})
-            self._anchored.shot = self._shot
+        self._frames.guidance.forget()
+        if self._later is not None:
+            self._later.restore({})
+            self._later.shot = self._shot
 
     def state(self) -> dict[str, Any]:
         """All that the next frame needs, bit by bit: nested dicts of tensors, numbers, strings and lists.
@@ -176,8 +177,8 @@ class Renderer:
             "shot": self._shot,
             "next_index": self._next_index,
             "cuts": self._cuts.state(),
-            "guidance": self._guidance.state(),
-            "anchors": {} if self._anchored is None else self._anchored.state(),
+            "guidance": self._frames.guidance.state(),
+            "later": {} if self._later is None else self._later.state(),
             "init": self._init.state(),
             "model": self._model.state(),
         }
@@ -186,17 +187,12 @@ class Renderer:
         """Go on after the frame at which `state` was taken, with the same settings and the same clip."""
         self._shot, self._next_index = state["shot"], state["next_index"]
         self._cuts.restore(state["cuts"])
-        self._guidance.restore(state["guidance"])
-        if self._anchored is not None:
-            self._anchored.restore(state["anchors"])
-            self._anchored.shot = self._shot
+        self._frames.guidance.restore(state["guidance"])
+        if self._later is not None:
+            self._later.restore(state["later"])
+            self._later.shot = self._shot
         self._init.restore(state["init"])
         self._model.restore(state["model"])
-
-    @property
-    def _follows(self) -> bool:
-        """Whether the flow is asked for."""
-        return self.config.guidance or self.config.noise == "carried"
 
     def _whole(self, frame: Frame) -> Frame:
         return padded(frame, self.checkpoint.grid)
@@ -205,73 +201,62 @@ class Renderer:
         """Stop before the next frame; may be called from another thread or a callback."""
         self._cancelled = True
 
-    def _anchor(self, frame: Frame, anchored: AnchoredFrames) -> Iterator[Styled]:
-        """Take one frame for the strategy `anchors`, and give out what is finished by it."""
+    def _passed_on(self, frame: Frame, later: Later) -> Iterator[Styled]:
+        """Hand one frame to a strategy that gives out later, and give out what is finished by it."""
         self._go_on_before(frame)
         with self.clock("cuts"):
             cut = self._cuts.is_cut(frame)
         if cut:
-            yield from self._styled(anchored.settle(end_shot=True))
+            yield from self._given_out(later.settle(end_shot=True))
             self.restart()
-        yield from self._styled(anchored.add(frame, self._whole(frame)))
+        yield from self._given_out(later.add(frame, self._whole(frame)))
         self._next_index = frame.index + 1
 
-    def _styled(self, finished: Iterator[tuple[Frame, Finished]]) -> Iterator[Styled]:
+    def _given_out(self, finished: Iterator[tuple[Frame, Finished]]) -> Iterator[Styled]:
         began = dict(self.clock.seconds)
         for frame, done in finished:
-            height, width = frame.size
             self._init.remember(done.picture, self._shot)
-            spent = {name: total - began.get(name, 0.0) for name, total in self.clock.seconds.items()}
-            shown = done.picture[:, :height, :width]
-            styled = Styled(shown, frame, self._shot, done.confident_share, spent, done.is_anchor)
+            yield self._styled(frame, done, done.confident_share, began)
             began = dict(self.clock.seconds)
-            if self._on_frame is not None:
-                self._on_frame(styled)
-            yield styled
 
     def _go_on_before(self, frame: Frame) -> None:
         if self._cancelled:
             raise Interrupted(f"The run was stopped before frame {frame.index}.")
+        if self._region is not None:
+            self._regions[frame.index] = self._region.of(frame)
 
     def render(self, frame: Frame) -> Styled:
-        """Paint one frame. Raises UsageError under the strategy `anchors`, which needs the frames after it."""
+        """Paint one frame. Raises UsageError under a strategy that needs the frames after it."""
         self._go_on_before(frame)
-        if self._anchored is not None:
-            raise UsageError("The strategy 'anchors' needs the frames after each one; iterate over a clip instead.")
+        if self._later is not None:
+            how = f"The strategy {self.config.strategy!r} needs" if self.config.passes == 1 else "Several passes need"
+            raise UsageError(f"{how} the frames after each one; iterate over a clip instead.")
         began = dict(self.clock.seconds)
-        height, width = frame.size
-        with self.clock("colour"):
-            whole = self._whole(frame)
-            source = ops.to_model(whole.rgb[None].to(self.checkpoint.device))[0]
         with self.clock("cuts"):
             if self._cuts.is_cut(frame):
                 self.restart()
-        moved = self._guidance.carry(whole, source) if self._follows else None
-        carried = moved if self.config.guidance else None
-        key = NoiseKey(shot=self._shot, frame=frame.index)
-        finished = self._paint(source, carried, key, None if moved is None else moved.uv[None])
-        self._guidance.remember(whole, source, finished, carried)
-        self._init.remember(finished, self._shot)
+        whole = self._whole(frame)
+        picture, carried = self._frames(whole, self._shot)
         self._next_index = frame.index + 1
+        share = None if carried is None else carried.confident_share
+        done = Finished(whole, picture, share or 0.0, is_anchor=False, carried=carried)
+        return self._styled(frame, done, share, began)
+
+    def _styled(self, frame: Frame, done: Finished, share: float | None, began: Mapping[str, float]) -> Styled:
+        """The finished frame at the size of the source; `began`: the clock when work on it began."""
+        height, width = frame.size
+        picture = done.picture[:, :height, :width]
+        if self._region is not None:
+            picture = self._region.applied(picture, frame, self._regions.pop(frame.index))
         styled = Styled(
-            picture=finished[:, :height, :width],
+            picture=picture,
             source=frame,
             shot=self._shot,
-            confident_share=None if carried is None else carried.confident_share,
+            confident_share=share,
             stage_seconds={name: total - began.get(name, 0.0) for name, total in self.clock.seconds.items()},
-            carried=carried if self._explain else None,
+            is_anchor=done.is_anchor,
+            carried=done.carried if self._explain else None,
         )
         if self._on_frame is not None:
             self._on_frame(styled)
         return styled
-
-    def _paint(self, source: Tensor, carried: CarriedPixels | None, key: NoiseKey, flow: Tensor | None) -> Tensor:
-        guide, k0, confidence, known = None, None, None, None
-        if carried is not None:
-            k0, confidence = self._model.encode(carried.filled[None]), carried.guide.confidence
-            guide = self._guidance.latent_guide(carried, k0, self._model.table)
-            known = Known(carried.filled[None], (confidence < 0.5).float()[None, None])
-        start = self._init(source[None], key.shot, k0, confidence)
-        latents = self._model.denoise(start, key, guide, self._on_step, picture=source[None], flow=flow, known=known)
-        generated = self._model.decode(latents)[0]
-        return generated if carried is None else self._guidance.finish(generated, carried)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_text
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from .config import RenderConfig
 from .errors import FlowguideError, UsageError
 
 if TYPE_CHECKING:
+    from .runs.batch import Entry
     from .runs.clip import RenderReport, Request
 
 
@@ -53,7 +55,7 @@ def render_one(
             output,
             config=options,
             request=request,
-            segment_frames=SEGMENT_FRAMES if segment_frames is None else segment_frames,
+            segment_frames=SEGMENT_FRAMES * options.lanes if segment_frames is None else segment_frames,
             on_start=report.started,
             on_frame=report.frame,
             should_stop=report.stop_asked,
@@ -185,17 +187,53 @@ def batch(
         out_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FlowguideError(f"{out_dir} cannot be made ({error.strerror or error}); choose another place.") from error
-    entries = paint_all(
-        outputs,
-        lambda clip, target: render_one(clip, target, options, request, segment_frames, as_json=as_json),
-        out_dir,
-    )
+    if options.lanes > 1:
+        entries = _side_by_side(outputs, out_dir, options, request, segment_frames, as_json=as_json)
+    else:
+        entries = paint_all(
+            outputs,
+            lambda clip, target: render_one(clip, target, options, request, segment_frames, as_json=as_json),
+            out_dir,
+        )
     failed = [entry for entry in entries if entry.error]
     for entry in failed:
         print(f"{entry.source}: {entry.error}", file=sys.stderr)
     print(f"{len(entries) - len(failed)} of {len(entries)} clips painted; {out_dir / REPORT}", file=sys.stderr)
     if failed:
         raise FlowguideError(f"{len(failed)} of {len(entries)} clips failed; go on with the same command and --resume.")
+
+
+def _side_by_side(
+    outputs: Mapping[Path, Path],
+    out_dir: Path,
+    options: RenderConfig,
+    request: Request,
+    segment_frames: int | None,
+    *,
+    as_json: bool,
+) -> list[Entry]:
+    """Paint several clips at once; a line for each that is done."""
+    from .runs.batch import note_report
+    from .runs.clip import SEGMENT_FRAMES
+    from .runs.many import render_many
+    from .terminal import reporter
+
+    done: list[Entry] = []
+    with reporter(out_dir, out_dir, as_json=as_json) as report:
+
+        def told(entry: Entry) -> None:
+            done.append(entry)
+            note_report(out_dir, done)
+            report.say(f"{entry.source}: {entry.error or f'{entry.frames} frames, {entry.output}'}")
+
+        return render_many(
+            dict(outputs),
+            config=options,
+            request=request,
+            segment_frames=segment_frames or SEGMENT_FRAMES,
+            on_done=told,
+            should_stop=report.stop_asked,
+        )
 
 
 def estimate(source: Path, output: Path | None, options: RenderConfig, *, as_json: bool) -> None:

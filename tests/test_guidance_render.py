@@ -55,8 +55,8 @@ def test_only_anchors_are_painted_and_frames_come_out_in_order(checkpoint: Check
     assert [one.source.index for one in styled] == list(range(14))
     assert [one.shot for one in styled] == [0] * 9 + [1] * 5
     assert all(one.picture.shape == (3, HEIGHT, WIDTH) for one in styled)
-    assert made._anchored is not None
-    assert made._anchored.painted == 5  # 0, 4, 8 of the first shot, 9, 13 of the second
+    assert made._later is not None
+    assert made._later.painted == 5  # 0, 4, 8 of the first shot, 9, 13 of the second
 
 
 def test_carried_frames_show_what_the_anchor_shows(checkpoint: Checkpoint) -> None:

@@ -21,6 +21,7 @@ FLOORS = [
     {"checks", "dispatch", "native", "ops"},
     {
         "pictures",
+        "masks",
         "video",
         "flow",
         "diffusion",
@@ -32,7 +33,7 @@ FLOORS = [
         "alignment",
         "synthetic",
     },
-    {"renderer", "anchored", "steady", "training"},
+    {"renderer", "one_by_one", "passes", "joint", "strategies", "anchored", "step_aligned", "shot_lanes", "steady", "training"},
     {"pipeline", "runs", "diffusers_pipeline"},
     {
         "terminal",

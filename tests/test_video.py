@@ -231,7 +231,7 @@ with ClipReader("-", start_seconds=0.1, size=16) as reader:
 
 
 def test_times_that_jump_back_go_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from flowguide.video.source import _Clock
+    from flowguide.video.source import Clock
 
     class Stream:
         average_rate, guessed_rate, time_base = Fraction(25), None, Fraction(1, 1000)
@@ -240,7 +240,7 @@ def test_times_that_jump_back_go_on(tmp_path: Path, caplog: pytest.LogCaptureFix
         def __init__(self, pts: int | None) -> None:
             self.pts, self.dts = pts, None
 
-    clock = _Clock(Stream(), "clip")  # type: ignore[arg-type]
+    clock = Clock(Stream(), "clip")  # type: ignore[arg-type]
     times = [clock.pts_of(Picture(pts)) for pts in (0, 40, 80, 10, 50, None, 130)]  # type: ignore[arg-type]
     assert times == [0, 40, 80, 120, 160, 200, 240]
     assert caplog.text.count("jumps back") == 1

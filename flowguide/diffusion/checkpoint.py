@@ -21,7 +21,7 @@ from .hints import Hint
 from .latents import Autoencoder
 from .loading import AUTOENCODERS, Parts, folder_parts, load, pickle_refused, read_json
 from .long_attention import use_long_attention
-from .model_folders import BUNDLED, STYLES, find_model
+from .model_folders import BUNDLED, STYLES, find_model, style_in
 from .packed import pack
 from .prompts import PromptEncoder
 from .published import LAYOUTS
@@ -129,9 +129,9 @@ def find_checkpoint(model: str, folders: Sequence[str] = ()) -> Path:
 def _tell_of_styles(model: str, prompt: str) -> None:
     """Warns where a checkpoint of few words is given none of them; what it paints then is anybody's guess."""
     known = STYLES.get(model)
-    said = prompt.lower().replace("watercolor", "watercolour")
-    if known is None or any(style.split()[0] in said for style in known):
+    if known is None or style_in(model, prompt) is not None:
         return
+    said = prompt.lower()
     nearest = difflib.get_close_matches(said, known, n=1, cutoff=0.4)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     log.warning(

@@ -21,7 +21,10 @@ class Control:
 
 
 class Denoiser:
-    """The UNet with what is plugged into it. Calls are (latents, timestep, condition) -> output [N, C, h, w]."""
+    """The UNet with what is plugged into it. Calls are (latents, timestep, condition) -> output [N, C, h, w].
+
+    A timestep is one number, or a tensor [N] with one for each row.
+    """
 
     def __init__(self, unet: Any, controls: tuple[Control, ...] = (), runtimes: Runtimes | None = None):
         """runtimes: what runs the networks; default: they are called as they are."""
@@ -30,7 +33,7 @@ class Denoiser:
         self.runtimes = runtimes
 
     @torch.inference_mode()
-    def __call__(self, latents: Tensor, timestep: float, condition: Condition) -> Tensor:
+    def __call__(self, latents: Tensor, timestep: float | Tensor, condition: Condition) -> Tensor:
         """latents: scaled input [N, C, h, w]; condition: N rows. Returns ε, v, x0 or u, as the checkpoint predicts."""
         seen: dict[str, Any] = {}
         if condition.pooled is not None:
@@ -58,7 +61,7 @@ class Denoiser:
         return output
 
     def _control(
-        self, latents: Tensor, timestep: float, condition: Condition, seen: dict[str, Any]
+        self, latents: Tensor, timestep: float | Tensor, condition: Condition, seen: dict[str, Any]
     ) -> tuple[tuple[Tensor, ...] | None, Tensor | None]:
         """The sum of what the ControlNets add to the UNet's skip connections and to its middle."""
         down: tuple[Tensor, ...] | None = None
@@ -90,9 +93,10 @@ class Denoiser:
         return down, middle
 
 
-def _named(latents: Tensor, timestep: float, condition: Condition, seen: dict[str, Any]) -> dict[str, Tensor]:
+def _named(latents: Tensor, timestep: float | Tensor, condition: Condition, seen: dict[str, Any]) -> dict[str, Tensor]:
     """What a network is told, by the names that an engine knows."""
-    named = {"sample": latents, "timestep": torch.full((1,), timestep, device=latents.device), "text": condition.text}
+    told = timestep if isinstance(timestep, Tensor) else torch.full((1,), timestep, device=latents.device)
+    named = {"sample": latents, "timestep": told, "text": condition.text}
     if condition.scale is not None:
         named["scale"] = condition.scale
     if "text_embeds" in seen:

@@ -20,8 +20,9 @@ from .memory import MemoryLadder, Rung
 from .noise import START, CarriedNoise, keyed_noise
 from .prompt_text import PromptSchedule, prompt_schedule
 from .prompts import Embedding
+from .rows import Pull, Row, advance
 from .samplers import step_table
-from .sampling import LatentGuide, StepCallback, sample
+from .sampling import LatentGuide, StepCallback, StepPull, sample
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class ImageToImage:
         self,
         start: Tensor,
         key: NoiseKey | Sequence[NoiseKey],
-        guide: LatentGuide | None = None,
+        guide: LatentGuide | StepPull | None = None,
         on_step: StepCallback | None = None,
         *,
         picture: Tensor | None = None,
@@ -125,6 +126,22 @@ class ImageToImage:
             guide=guide,
             on_step=on_step,
         )
+
+    def row(self, start: Tensor, key: NoiseKey, *, picture: Tensor, flow: Tensor | None = None) -> Row:
+        """A frame before its first step, to be taken on by `advance`; arguments as of `denoise`, of one frame."""
+        start = start.float()
+        noises = self._noises([key], start, flow)
+        cond, uncond = self._conditions([key], start, picture, None)
+        x = self.table.s_z * start + self.table.s_n * noises[START] if len(self.table) else start
+        return Row(self.table, x, noises, cond.expanded(1), uncond, self.guidance_scale)
+
+    def advance(self, rows: Sequence[Row], pull: Pull | None, on_step: StepCallback | None = None) -> None:
+        """One model call for all `rows`, each at a step of its own (see `rows.advance`).
+
+        Under another runtime than plain PyTorch, whose networks have one size, there are as many rows as steps.
+        """
+        fixed = self._checkpoint.denoiser.runtimes is not None
+        advance(self._predict, rows, pull, on_step, at_least=len(self.table) if fixed else 1)
 
     def _noises(self, keys: Sequence[NoiseKey], start: Tensor, flow: Tensor | None) -> dict[int, Tensor]:
         """The noise of the start and of every stochastic step, by its number, each like `start`."""
@@ -199,19 +216,20 @@ class ImageToImage:
         mask = F.interpolate((known.mask >= 0.5).float(), size=start.shape[2:])
         return torch.cat([mask, masked], dim=1).to(self._checkpoint.dtype)
 
-    def _predict(self, latents: Tensor, timestep: float, condition: Condition) -> Tensor:
+    def _predict(self, latents: Tensor, timestep: float | Tensor, condition: Condition) -> Tensor:
         with self._clock("unet"):
             return self._ladder(lambda: self._in_parts(latents, timestep, condition))
 
-    def _in_parts(self, latents: Tensor, timestep: float, condition: Condition) -> Tensor:
+    def _in_parts(self, latents: Tensor, timestep: float | Tensor, condition: Condition) -> Tensor:
         rows = latents.shape[0]
         most = self._rows or rows
         if rows <= most:
             return self._checkpoint.denoiser(latents, timestep, condition)
-        parts = [
-            self._checkpoint.denoiser(latents[i : i + most], timestep, condition.part(i, min(i + most, rows)))
-            for i in range(0, rows, most)
-        ]
+        parts = []
+        for i in range(0, rows, most):
+            told = timestep[i : i + most] if isinstance(timestep, Tensor) else timestep
+            part = condition.part(i, min(i + most, rows))
+            parts.append(self._checkpoint.denoiser(latents[i : i + most], told, part))
         return torch.cat(parts)
 
     def _rungs(self) -> list[Rung]:

@@ -17,6 +17,8 @@ from ..errors import ModelError
 log = logging.getLogger("flowguide.diffusion")
 
 AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
+SHARES = "_shares_parts_of"
+"""In model_index.json: the folder, relative to this one, that holds the parts which are not here."""
 _REQUIRED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
@@ -35,6 +37,14 @@ class Parts:
     """model_index.json."""
 
 
+def part_folder(folder: Path, part: str) -> Path:
+    """Where a part of the checkpoint `folder` lies: in it, or in the folder whose parts its index says it shares."""
+    if (folder / part).is_dir():
+        return folder / part
+    shared = read_json(folder / "model_index.json").get(SHARES)
+    return (folder / shared / part).resolve() if isinstance(shared, str) else folder / part
+
+
 def folder_parts(
     folder: Path, dtype: torch.dtype, *, prediction_type: str | None = None, allow_pickle: bool = False
 ) -> Parts:
@@ -49,18 +59,23 @@ def folder_parts(
         raise ModelError(f"The autoencoder of {folder} should be one of {', '.join(AUTOENCODERS)}, got {vae_class}.")
     width = read_json(folder / "unet" / "config.json").get("cross_attention_dim")
     scheduler = scheduler_config(folder, prediction_type, width)
-    names = ["text_encoder", *(["text_encoder_2"] if (folder / "text_encoder_2").is_dir() else [])]
+    names = ["text_encoder", *(["text_encoder_2"] if part_folder(folder, "text_encoder_2").is_dir() else [])]
     classes = {"text_encoder": "CLIPTextModel", "text_encoder_2": "CLIPTextModelWithProjection"}
     return Parts(
         where=folder,
         unet=load(diffusers.UNet2DConditionModel, folder / "unet", torch_dtype=dtype, allow_pickle=allow_pickle),
-        vae=load(getattr(diffusers, vae_class), folder / "vae", torch_dtype=dtype, allow_pickle=allow_pickle),
+        vae=load(
+            getattr(diffusers, vae_class), part_folder(folder, "vae"), torch_dtype=dtype, allow_pickle=allow_pickle
+        ),
         text_encoders=tuple(
-            load(getattr(transformers, classes[name]), folder / name, dtype=dtype, allow_pickle=allow_pickle)
+            load(
+                getattr(transformers, classes[name]), part_folder(folder, name), dtype=dtype, allow_pickle=allow_pickle
+            )
             for name in names
         ),
         tokenizers=tuple(
-            load(transformers.CLIPTokenizer, folder / name.replace("text_encoder", "tokenizer")) for name in names
+            load(transformers.CLIPTokenizer, part_folder(folder, name.replace("text_encoder", "tokenizer")))
+            for name in names
         ),
         scheduler_config=scheduler,
         index=index,
@@ -73,7 +88,7 @@ def scheduler_config(folder: Path, prediction_type: str | None, width: int | Non
     width: the UNet's cross_attention_dim. Stable Diffusion 1 (768) was published before the field existed and is
     epsilon; for any other family a config without it is refused with ModelError.
     """
-    path = folder / "scheduler" / "scheduler_config.json"
+    path = part_folder(folder, "scheduler") / "scheduler_config.json"
     config = read_json(path)
     if prediction_type is not None:
         config["prediction_type"] = prediction_type
@@ -132,7 +147,7 @@ def check_shards(folder: Path) -> None:
 
 def check_parts(folder: Path) -> None:
     """Raises ModelError where a part of the checkpoint `folder` is missing."""
-    missing = [part for part in _REQUIRED if not (folder / part).is_dir()]
+    missing = [part for part in _REQUIRED if not part_folder(folder, part).is_dir()]
     if missing:
         raise ModelError(f"The checkpoint {folder} lacks {', '.join(missing)}. Copy the whole checkpoint folder.")
 

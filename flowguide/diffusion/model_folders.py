@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import ModelError, UnknownName, UsageError
 from ..machine import cache_folder
@@ -25,6 +27,23 @@ KINDS = {
 """Kind of model -> the names of its folder in ComfyUI and A1111."""
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+
+
+def style_in(model: str, prompt: str) -> str | None:
+    """The first of a bundled checkpoint's styles that the prompt names; None where it names none."""
+    said = prompt.lower().replace("watercolor", "watercolour")
+    return next((style for style in STYLES.get(model, ()) if style.split()[0] in said), None)
+
+
+def preset(model: str, prompt: str) -> dict[str, Any]:
+    """Options of a render that suit a bundled checkpoint in the style that the prompt names, from presets.toml in its
+    folder; empty where there are none."""
+    path = BUNDLED[model] / "presets.toml" if model in BUNDLED else None
+    style = style_in(model, prompt)
+    if path is None or style is None or not path.is_file():
+        return {}
+    options: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8")).get(style, {})
+    return options
 
 
 def pulled_folder() -> Path:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import FlowguideError
+
 Named = Mapping[str, Tensor]
 
 
@@ -39,6 +41,20 @@ class Runtimes:
         made = runtime(taken)
         dtype = next(tensor.dtype for tensor in given.values() if tensor.ndim > 1)
         return tuple(made[name].to(dtype) for name in outputs)
+
+
+def usable_runtimes(names: tuple[str, ...], device: torch.device, precision: torch.dtype) -> dict[str, str | None]:
+    """Name -> None where the runtime can be used here, else the reason in sentences."""
+    engines: Any = importlib.import_module("flowguide.engines.runtime")
+    found: dict[str, str | None] = {}
+    for name in names:
+        try:
+            engines.check_usable(name, device, precision)
+        except FlowguideError as error:
+            found[name] = str(error)
+        else:
+            found[name] = None
+    return found
 
 
 def network_of(what: str, module: nn.Module, given: Named, outputs: tuple[str, ...]) -> Any:

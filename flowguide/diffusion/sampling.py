@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,6 +32,11 @@ class LatentGuide:
     """Whether the least weight of a cell's neighbours counts for it."""
 
 
+StepPull = Callable[[int, Tensor], tuple[Tensor, Tensor]]
+"""(step, unguided x0 [N, C, h, w]) -> (the guide k0 [N, C, h, w], its weight [N, h, w] in [0, 1]), for guides that
+depend on what is being predicted; the weight is taken as it is, without erosion."""
+
+
 def sample(
     predict: Predict,
     table: StepTable,
@@ -40,7 +46,7 @@ def sample(
     cond: Condition,
     uncond: Condition | None = None,
     guidance_scale: float = 1.0,
-    guide: LatentGuide | None = None,
+    guide: LatentGuide | StepPull | None = None,
     on_step: StepCallback | None = None,
 ) -> Tensor:
     """Denoise `start` and return the clean latent [N, C, h, w], float32.
@@ -65,17 +71,22 @@ def sample(
         if guided_by_text:
             model_input = torch.cat([model_input, model_input])
         output = predict(model_input, float(table.timestep[step]), condition).float()
-        x, x0_prev = ops.guided_step(
+        guided_step = partial(
+            ops.guided_step,
             x,
             output[-rows:],
             table.row(step, guidance_scale),
             model_output_uncond=output[:rows] if guided_by_text else None,
-            k0=None if guide is None else guide.k0,
-            weight=None if guide is None else guide.weights[step],
             x0_prev=x0_prev if table.C[step] else None,
             noise=noise(step + 1) if table.D[step] else None,
-            erode=guide is None or guide.erode,
         )
+        if guide is None:
+            x, x0_prev = guided_step()
+        elif isinstance(guide, LatentGuide):
+            x, x0_prev = guided_step(k0=guide.k0, weight=guide.weights[step], erode=guide.erode)
+        else:
+            k0, weight = guide(step, guided_step()[1])
+            x, x0_prev = guided_step(k0=k0, weight=weight, erode=False)
         if on_step is not None:
             replaced = on_step(step, float(table.timestep[step]), x)
             x = x if replaced is None else replaced

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from queue import Full, Queue
 from types import TracebackType
 
+from ..timing import span
 from ..types import Flow, Frame
 from .protocol import FlowEstimator, PairEstimator
 
@@ -95,7 +96,7 @@ class Lookahead:
         before: Frame | None = None
         wanted: list[tuple[Future[Both], Frame, Frame]] = []
         try:
-            for frame in self._source:
+            for frame in _read(self._source):
                 prepared = frame if self._prepare is None else self._prepare(frame)
                 if before is not None:
                     future: Future[Both] = Future()
@@ -121,7 +122,8 @@ class Lookahead:
 
     def _fulfil(self, wanted: list[tuple[Future[Both], Frame, Frame]]) -> None:
         try:
-            found = self._several([(at, to) for _, at, to in wanted])
+            with span("find flow", frames=[at.index for _, at, _ in wanted]):
+                found = self._several([(at, to) for _, at, to in wanted])
         except Exception as error:
             for future, _, _ in wanted:
                 future.set_exception(error)
@@ -143,6 +145,17 @@ class Lookahead:
                 continue
             return True
         return False
+
+
+def _read(frames: Iterable[Frame]) -> Iterator[Frame]:
+    """`frames`, each timed."""
+    source = iter(frames)
+    while True:
+        with span("read and convert"):
+            frame = next(source, None)
+        if frame is None:
+            return
+        yield frame
 
 
 class Ahead:

@@ -10,8 +10,9 @@ one more anchor, and the others are carried from that too. Only slivers are pain
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,8 +23,10 @@ from ..flow import FlowEstimator
 from ..timing import StageClock
 from ..types import Frame, Guide
 from .detail import detail, restored
+from .frame_by_frame import CarriedPixels
 from .frame_state import frame_state, restored_frame
 from .paths import Path, paths_between, refined
+from .rest import rested
 from .rules import AnchorRule
 from .stretch import log_area, soundness
 from .trust import decided, unchanged
@@ -63,6 +66,8 @@ class Finished:
     confident_share: float
     """Mean confidence of what was carried here."""
     is_anchor: bool
+    carried: CarriedPixels | None = field(default=None, repr=False)
+    """What guided it, for those who want to see it."""
 
 
 @dataclass(frozen=True)
@@ -184,27 +189,27 @@ class Anchors:
 
     def _next_anchor(self) -> Iterator[Finished]:
         """Make the last frame that waits an anchor, and finish those before it from both sides."""
-        waiting, way = self._waiting, self._way
-        self._waiting, self._way = [], None
-        assert way is not None
+        waiting, self._waiting, self._way = self._waiting, [], None
+        assert self._anchor is not None
         last = waiting[-1]
         with self._clock("glue"):
             source = _source(last.frame)
+            way = _chain(self._anchor, [(step.frame, step.to_before) for step in waiting])[-1]
             views = [self._drifted_back(last.frame, way, source, origin) for origin in self._origins]
         finished, origins = self._made_anchor(last.frame, source, views)
-        yield from self._between(waiting, self._origins, origins)
+        yield from self._between(self._anchor, waiting, self._origins, origins)
         self._anchor, self._origins = last.frame, origins
         self._rule.begin(last.frame)
         yield finished
 
     def _between(
-        self, steps: Sequence[_Waiting], before: Sequence[Origin], after: Sequence[Origin]
+        self, earlier: Frame, steps: Sequence[_Waiting], before: Sequence[Origin], after: Sequence[Origin]
     ) -> Iterator[Finished]:
-        """The frames between two anchors, whose origins are `before` and `after`. The last step is the later anchor."""
+        """The frames between the anchor `earlier` and the last step, whose origins are `before` and `after`."""
         if len(steps) < 2:
             return
         with self._clock("glue"):
-            there, back = _ways(steps)
+            there, back = _ways(earlier, steps)
             most = _most_uncovered(there, back)
         if most is None:
             for place, (left, right) in enumerate(zip(there, back, strict=True)):
@@ -219,9 +224,9 @@ class Anchors:
             views = _views_between(source, there[most], back[most], before, after, progress)
         finished, origins = self._made_anchor(frame, source, views)
         del there, back, views
-        yield from self._between(steps[: most + 1], before, origins)
+        yield from self._between(earlier, steps[: most + 1], before, origins)
         yield finished
-        yield from self._between(steps[most + 1 :], origins, after)
+        yield from self._between(frame, steps[most + 1 :], origins, after)
 
     def _made_anchor(self, frame: Frame, source: Tensor, views: Sequence[_View]) -> tuple[Finished, list[Origin]]:
         """The finished frame, and the origins of its pixels."""
@@ -282,15 +287,19 @@ def _distance_px(views: Sequence[_View]) -> Tensor:
     return lengths.gather(0, most)[0].nan_to_num()
 
 
-def _ways(steps: Sequence[_Waiting]) -> tuple[list[Path], list[Path]]:
-    """From each frame between two anchors to the one before and to the one after; the last step is the latter."""
-    there: list[Path] = []
-    for step in steps[:-1]:
-        there.append(step.to_before.then(there[-1]) if there else step.to_before)
-    back: list[Path] = []
-    for step in reversed(steps[1:]):
-        back.append(step.from_before.then(back[-1]) if back else step.from_before)
-    return there, back[::-1]
+def _ways(earlier: Frame, steps: Sequence[_Waiting]) -> tuple[list[Path], list[Path]]:
+    """From each frame between two anchors to the `earlier` one and to the last step, which is the later one."""
+    there = _chain(earlier, [(step.frame, step.to_before) for step in steps[:-1]])
+    later = [(before.frame, step.from_before) for before, step in itertools.pairwise(steps)]
+    return there, _chain(steps[-1].frame, later[::-1])[::-1]
+
+
+def _chain(far: Frame, steps: Sequence[tuple[Frame, Path]]) -> list[Path]:
+    """Paths to the frame `far` from the frame of each step, whose own path leads to the step before or to `far`."""
+    composed: list[Path] = []
+    for _, path in steps:
+        composed.append(path.then(composed[-1]) if composed else path)
+    return rested(far, [(frame, path) for (frame, _), path in zip(steps, composed, strict=True)])
 
 
 def _most_uncovered(there: Sequence[Path], back: Sequence[Path]) -> int | None:

@@ -58,5 +58,10 @@ def paint_all(outputs: dict[Path, Path], paint: Callable[[Path, Path], RenderRep
         except FlowguideError as failure:
             frames, error = None, str(failure)
         entries.append(Entry(str(source), str(output), frames, error))
-        write_json(folder / REPORT, {"clips": [asdict(entry) for entry in entries]})
+        note_report(folder, entries)
     return entries
+
+
+def note_report(folder: Path, entries: Sequence[Entry]) -> None:
+    """Write what became of the clips so far."""
+    write_json(folder / REPORT, {"clips": [asdict(entry) for entry in entries]})

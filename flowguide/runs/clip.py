@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import Option, RenderConfig, changed, render_config
+from ..diffusion.checkpoint import Checkpoint
 from ..errors import FlowguideError, UsageError
 from ..guidance.rules import anchor_rule, check_given
 from ..renderer import Renderer, Styled
+from ..shot_lanes import ShotLanes
 from ..types import ClipInfo
 from ..video import ClipReader, check_output
+from ..video.nvenc import nvenc_for
 from ..video.source import STDIN
 from .assemble import is_published, kept_records, may_be_replaced, output_files, replaced
 from .disk import check_room
@@ -91,6 +94,7 @@ def render(
     on_frame: Callable[[Styled], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     explain: Path | None = None,
+    checkpoint: Checkpoint | None = None,
     **options: Option,
 ) -> RenderReport:
     """Paint the clip `source` into the file `output`, with its sound and its exact times.
@@ -101,6 +105,7 @@ def render(
     segment_frames: frames after which the run's state is kept, and from key frame to key frame.
     on_start, on_frame: called before the first and after each frame. should_stop: asked after each frame.
     explain: a folder for what guided each frame that is painted now (see `explain.Explainer`).
+    checkpoint: the model, already loaded with the same settings; default: it is loaded.
     The output appears under its name only when it is complete, with a manifest `<output>.json` beside it.
     Raises FlowguideError: VideoError, ModelError, UsageError, ScheduleError, Interrupted; each a sentence.
     """
@@ -125,8 +130,10 @@ def render(
             codec = codec.with_alpha()
         elif reader.info.alpha:
             log.warning("%s: its opacity is left out, because the codec of %s has none.", source, output.name)
-        renderer = Renderer(settings, explain=explain is not None)
-        session = Session(journal, reader, renderer, codec, segment_frames, on_frame, should_stop)
+        painter = ShotLanes if settings.lanes > 1 else Renderer
+        renderer = painter(settings, checkpoint=checkpoint, explain=explain is not None)
+        on_card = nvenc_for(settings.encoder, output, codec, reader.info.size, renderer.checkpoint.device)
+        session = Session(journal, reader, renderer, codec, segment_frames, on_frame, should_stop, on_card)
         if settings.strategy == "anchors":
             rule = anchor_rule(settings.anchors, settings.anchor_frames)
             check_given(rule, _started(reader, session.renderer).frames)
@@ -175,6 +182,8 @@ def _take_up(session: Session, source: str | Path, request: Request) -> None:
     if not going_on and journal.exists:
         journal.clear()
     now = identity(source, session.renderer, session.segment_frames)
+    if session.on_card:
+        now["encoder"] = "nvenc"
     if not journal.exists:
         if request.resume and output_files(journal.output, 1)[0].exists():
             raise UsageError(f"{journal.output} is there already, without a run to resume; --overwrite it.")

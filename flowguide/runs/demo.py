@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import RenderConfig, changed
+from ..diffusion.model_folders import preset
 from ..errors import FlowguideError, UsageError
 from ..metrics import Report, measure, metric_estimator
 from ..video import ClipReader, probe
@@ -41,7 +42,8 @@ def run_demo(prompt: str, frames: int, folder: Path, clip: Path | None, config: 
 
         clip = folder / "source.mp4"
         write_demo_clip(clip, frames=frames)
-    settings = changed(config or RenderConfig(), prompt=prompt, max_frames=frames, size=HEIGHT)
+    config = config or changed(RenderConfig(), **preset(RenderConfig().model, prompt))
+    settings = changed(config, prompt=prompt, max_frames=frames, size=HEIGHT)
     anew = Request(overwrite=True)
     unguided = render(clip, folder / "unguided.mp4", config=changed(settings, guidance=False), request=anew)
     guided = render(clip, folder / "guided.mp4", config=settings, request=anew)

@@ -18,7 +18,7 @@ from ..video.images import picture_files
 
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "av", "opencv-python-headless", "triton")
 
-SAME = ("source.sha256", "settings", "files", "model", "segment_frames")
+SAME = ("source.sha256", "settings", "files", "model", "segment_frames", "encoder")
 """What must not change within a run. Other differences are only told: frames may then differ in their last bits."""
 TOLD = ("flowguide", "flow", "operations", "packages", "machine")
 
@@ -89,7 +89,8 @@ def package_versions() -> dict[str, str | None]:
 
 def named_files(config: RenderConfig) -> dict[str, Path]:
     """The files that options name, apart from the model: option -> file, where it exists."""
-    names = ("flow_weight", "shots", "vae", "lora", "embedding", "control", "depth_model", "ip_adapter", "ip_image")
+    names = ("flow_weight", "shots", "vae", "lora", "embedding", "control", "depth_model", "ip_adapter", "ip_image",
+             "mask", "keep")  # fmt: skip
     found = {}
     for name in names:
         value = getattr(config, name)

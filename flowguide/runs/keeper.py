@@ -8,6 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 
+from ..timing import span
+from ..video.nvenc import NvencSegment
 from ..video.segments import SegmentWriter
 from .disk import check_room
 from .journal import Journal
@@ -21,7 +23,7 @@ class Painted:
     number: int
     first: int
     """Index of its first frame."""
-    writer: SegmentWriter
+    writer: SegmentWriter | NvencSegment
     state: PackedState | None
     """What the first frame after it needs, or None where that is not to be kept."""
     shots: int
@@ -55,6 +57,10 @@ class Keeper:
             under_way.result()
 
     def _commit(self, painted: Painted) -> None:
+        with span("commit", segment=painted.number):
+            self._committed_to_disk(painted)
+
+    def _committed_to_disk(self, painted: Painted) -> None:
         journal, after = self._journal, painted.number + 1
         with painted.writer as writer:
             segment = writer.finish()

@@ -37,7 +37,7 @@ def manifest(
     run: what `identity` told. seconds: that painting took, in all sessions. painted_again: ranges of frames that were,
     and the settings that they have to themselves. anchors: frames of the output that others were carried from.
     """
-    told = {name: run[name] for name in (*(same.split(".")[0] for same in SAME), *TOLD)}
+    told = {name: run[name] for name in (*(same.split(".")[0] for same in SAME), *TOLD) if name in run}
     again = {"painted_again": painted_again} if painted_again else {}
     carried = {"anchors": anchors} if anchors else {}
     return {**told, "output": output.name, "frames": frames, "seconds": round(seconds, 3), **carried, **again}

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from ..config import RenderConfig
 from ..errors import UsageError
+from ..machine import choose_device
+from ..masks import needs_alpha
 from ..video import ClipReader, Codec
 from ..video.choice import read_rate
 from ..video.formats import CONTAINERS, PICTURES, codec_for, suffix_for
@@ -17,7 +19,8 @@ NUMBERED_NAME = "converted_%06d"
 
 
 def open_clip(source: str | Path, config: RenderConfig, *, alpha: bool = False) -> ClipReader:
-    """The part of `source` that `config` asks for, at its size and rate. Raises VideoError and UsageError."""
+    """The part of `source` that `config` asks for, at its size and rate. Raises VideoError, UsageError, and
+    BackendMissing where its decoder cannot be had."""
     return ClipReader(
         source,
         size=config.size,
@@ -29,7 +32,9 @@ def open_clip(source: str | Path, config: RenderConfig, *, alpha: bool = False) 
         video_stream=config.video_stream,
         audio_stream=config.audio_stream,
         pictures_per_second=None if config.input_rate is None else read_rate(config.input_rate),
-        alpha=alpha,
+        alpha=alpha or needs_alpha(config),
+        decoder=config.decoder,
+        device=choose_device(config.device),
     )
 
 

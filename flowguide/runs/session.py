@@ -15,8 +15,10 @@ from ..errors import FlowguideError, Interrupted, VideoError
 from ..renderer import Renderer, Styled
 from ..types import Frame
 from ..video import ClipReader, Codec
+from ..video.nvenc import NvencSegment
 from ..video.segments import SegmentWriter, copies_packets
 from .assemble import assemble, is_published, note_digest, publish_output
+from .behind import Behind
 from .journal import Journal, Record
 from .keeper import Keeper, Painted
 from .manifest import manifest, tag, write_manifest
@@ -47,6 +49,8 @@ class Session:
     segment_frames: int
     on_frame: Callable[[Styled], None] | None = None
     should_stop: Callable[[], bool] | None = None
+    on_card: bool = False
+    """Whether NVENC encodes."""
     painted: int = 0
     """Frames painted for the output in this session."""
     frame_seconds: list[float] = field(default_factory=list)
@@ -81,12 +85,12 @@ class Session:
     def _paint_segment(self, keeper: Keeper, number: int, frames: Iterator[Frame], keep_state: bool) -> None:
         began, shots, first = time.perf_counter(), 0, number * self.segment_frames
         anchors: list[int] = []
-        with self._segment_writer(number) as writer:
-            before = began
+        with self._segment_writer(number) as writer, Behind() as behind:
+            before, written = began, 0
             for styled in self._painted(frames):
                 with self.renderer.clock("write"):
-                    writer.write(styled.frame(deep=self.codec.deep))
-                shots = styled.shot + 1
+                    behind.write(writer, styled.frame(deep=self.codec.deep))
+                shots, written = styled.shot + 1, written + 1
                 anchors += [styled.source.index] * styled.is_anchor
                 self.painted += 1
                 now = time.perf_counter()
@@ -94,12 +98,14 @@ class Session:
                 before = now
                 if self.on_frame is not None:
                     self.on_frame(styled)
-                if len(writer.pts) < self.segment_frames:
-                    self._stop_if_asked(first + len(writer.pts))
+                if written < self.segment_frames:
+                    self._stop_if_asked(first + written)
+            with self.renderer.clock("write"):
+                behind.settle()
             with self.renderer.clock("journal"):
                 state = pack(self.renderer.state()) if keep_state else None
                 keeper.keep(Painted(number, first, writer, state, shots, began, anchors))
-        self._stop_if_asked(first + len(writer.pts))
+        self._stop_if_asked(first + written)
 
     def _thinned(self, painted: Painted) -> None:
         self.journal.thin_states(painted.number + 1)
@@ -111,15 +117,15 @@ class Session:
         if self.should_stop is not None and self.should_stop():
             raise Interrupted(f"Stopped after {frames} frames.")
 
-    def _segment_writer(self, number: int) -> SegmentWriter:
-        info = self.reader.info
+    def _segment_writer(self, number: int) -> SegmentWriter | NvencSegment:
+        info, path, output = self.reader.info, self.journal.segment_path(number), self.journal.output
+        if self.on_card:
+            return NvencSegment(
+                path, output, self.codec, size=info.size, time_base=info.time_base, rate=info.frame_rate,
+                device=self.renderer.checkpoint.device,
+            )  # fmt: skip
         return SegmentWriter(
-            self.journal.segment_path(number),
-            self.journal.output,
-            self.codec,
-            size=info.size,
-            time_base=info.time_base,
-            rate=info.frame_rate,
+            path, output, self.codec, size=info.size, time_base=info.time_base, rate=info.frame_rate
         )
 
     def _painted(self, frames: Iterator[Frame]) -> Iterator[Styled]:

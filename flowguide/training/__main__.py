@@ -84,8 +84,24 @@ def measure(*, data: Path, work: Path, model: Path | None = None, to: Path = Pat
 
 
 @app.command
+def watch(*, data: Path, work: Path) -> None:
+    """Measure the last checkpoint on six held-out frames and log the numbers for `plot`; also while training.
+
+    Parameters
+    ----------
+    data
+        Folder with clips/.
+    work
+        Folder of the training.
+    """
+    from .quality import log_quality
+
+    print(" ".join(f"{name}: {value:g}" for name, value in log_quality(data, work).items()))
+
+
+@app.command
 def plot(*, work: Path, to: Path = Path("painter-losses.png")) -> None:
-    """Draw the logged losses of both networks.
+    """Draw the logged losses of both networks and, where it was watched, the quality over time.
 
     Parameters
     ----------

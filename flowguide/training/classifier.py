@@ -68,6 +68,18 @@ def train_classifier(
     return classifier.eval()
 
 
+def kept_classifier(work: Path, autoencoder: AutoencoderTiny) -> nn.Sequential:
+    """The classifier of a work folder, trained first where it is missing (work/classifier.pt)."""
+    path = work / "classifier.pt"
+    if path.exists():
+        classifier = build_classifier()
+        classifier.load_state_dict(torch.load(path, weights_only=True))
+        return classifier.eval()
+    classifier = train_classifier(work, autoencoder)
+    torch.save(classifier.state_dict(), path)
+    return classifier
+
+
 @torch.no_grad()
 def classify(classifier: nn.Module, pictures: np.ndarray) -> np.ndarray:
     """Class numbers (N,) of uint8 pictures (N, H, W, 3): the mean of the four corner crops' probabilities."""

@@ -10,21 +10,23 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from .data import SHARD
 from .paths import PathSampler, collate
+from .rollout import Rollout, TextureLoss
 from .tokenizer import LENGTH, build_tokenizer
 
 FEW_STEP_SHARES = (0.35, 0.85)  # before and in the last part of the training
-LAST_PART = 0.25
+LAST_PART = 0.5  # of the training: every second step is a rollout
 
 
 class Painter(nn.Module):
     """UNet (5.1 M parameters) and text encoder (0.25 M) in one module."""
 
-    def __init__(self, channels: tuple[int, int, int] = (64, 96, 112), text_width: int = 96):
+    def __init__(self, channels: tuple[int, int, int] = (64, 96, 112), text_width: int = 96, inputs: int = 8):
         super().__init__()
         self.unet = UNet2DConditionModel(
             sample_size=32,
-            in_channels=8,
+            in_channels=inputs,
             out_channels=8,
             block_out_channels=channels,
             layers_per_block=1,
@@ -76,6 +78,9 @@ class PathTask:
         self.sampler = PathSampler(latents, seed, crop)
         self.tokenizer = build_tokenizer()
         self.steps, self.batch = steps, batch
+        sampled = [np.asarray(shard[:: SHARD // 4], np.float32) for shard in latents[:8]]
+        spread = torch.from_numpy(np.std(np.concatenate(sampled), axis=(0, 1, 3, 4)))
+        self.rollout = Rollout(self.sampler, TextureLoss(spread), self.tokens([""]))
 
     def tokens(self, prompts: list[str]) -> Tensor:
         """Token numbers (N, 77)."""
@@ -85,6 +90,21 @@ class PathTask:
         return numbers
 
     def __call__(self, painter: nn.Module, step: int) -> dict[str, Tensor]:
+        if step >= (1 - LAST_PART) * self.steps and step % 2:
+            return self.rollout_losses(painter, step)
+        return self.path_losses(painter, step)
+
+    def rollout_losses(self, painter: nn.Module, step: int) -> dict[str, Tensor]:
+        """Half a batch through all evaluations: with the empty prompt's half the UNet gets as many pictures."""
+        device = next(painter.parameters()).device
+        arrays, prompts = self.rollout.draw(step, self.batch // 2)
+        drawn = {name: torch.from_numpy(value).to(device) for name, value in arrays.items()}
+        losses = self.rollout.losses(painter, self.tokens(prompts).to(device), drawn, step)
+        nothing = torch.tensor(torch.nan)
+        return losses | {"clean_at_start": nothing, "clean_on_path": nothing}
+
+    def path_losses(self, painter: nn.Module, step: int) -> dict[str, Tensor]:
+        """The error of v on samples of paths.py."""
         few = FEW_STEP_SHARES[step >= (1 - LAST_PART) * self.steps]
         samples = [self.sampler.draw(step, number, few) for number in range(self.batch)]
         batch = collate(samples, self.sampler.alpha, self.sampler.sigma)
@@ -95,10 +115,13 @@ class PathTask:
             velocity = painter(noisy, batch["times"], self.tokens([sample.prompt for sample in samples]).to(device))
         errors = (velocity.float() - batch["target"]).pow(2).mean((1, 2, 3))
         first = batch["share"] == 1
+        nothing = torch.tensor(torch.nan)
         clean = (batch["sigma"].pow(2) * errors).detach()
         return {
             "loss": (batch["weight"] * batch["sigma"] * errors).mean(),
             # squared error of the clean prediction: where only the photograph is seen, and further down the path
             "clean_at_start": clean[first].mean(),
             "clean_on_path": clean[~first].mean(),
+            "rollout_error": nothing,
+            "rollout_texture": nothing,
         }

@@ -12,11 +12,14 @@ from .denoiser import Painter
 from .paths import build_scheduler
 from .tokenizer import build_tokenizer, save_tokenizer
 
+KEPT = ("README.md", "presets.toml")
+
 
 def export_painter(autoencoder: AutoencoderTiny, painter: Painter, folder: Path) -> None:
     """Write the pipeline folder (fp16, about 11 MB), replacing an older one only when the new one is whole.
 
-    A model card (README.md) that lies in the folder stays. The networks are left as they are, in float32.
+    A model card and presets (README.md, presets.toml) that lie in the folder stay. The networks are left as they are,
+    in float32.
     """
     pipeline = StableDiffusionImg2ImgPipeline(
         vae=_copy(autoencoder),
@@ -37,12 +40,20 @@ def export_painter(autoencoder: AutoencoderTiny, painter: Painter, folder: Path)
     replace_folder(unfinished, folder)
 
 
+def write_unet(unet: UNet2DConditionModel, folder: Path) -> None:
+    """Write the UNet alone in fp16 to folder/unet."""
+    twin = _copy(unet)
+    assert isinstance(twin, UNet2DConditionModel)
+    twin.save_pretrained(folder / "unet")
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").chmod(0o644)
+
+
 def replace_folder(new: Path, folder: Path) -> None:
-    """Put a folder in the place of another; the old one's README.md is kept."""
+    """Put a folder in the place of another; the old one's README.md and presets.toml are kept."""
     if folder.exists():
-        card = folder / "README.md"
-        if card.exists():
-            shutil.copy(card, new / card.name)
+        for name in KEPT:
+            if (folder / name).exists():
+                shutil.copy(folder / name, new / name)
         old = folder.with_name(f"{folder.name}.{os.getpid()}.old")
         folder.rename(old)
         new.rename(folder)

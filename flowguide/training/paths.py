@@ -19,15 +19,14 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from .data import SHARD, square_noise
-from .stylise import STYLES
+from .data import SHARD, SIZE, square_noise
+from .stylise import CELL, STYLES
 from .tokenizer import random_prompt, random_subject
 
 KINDS = ("photo", *STYLES)
-# strokes are learned last, hatching first
-KIND_SHARES = (0.15, 0.36, 0.11, 0.19, 0.19)
+KIND_SHARES = (0.15, 0.22, 0.16, 0.23, 0.24)
 # strokes and washes change the latents less than hatching and tiles do
-KIND_WEIGHTS = (2.0, 3.0, 1.0, 1.3, 2.0)
+KIND_WEIGHTS = (2.0, 2.5, 1.0, 1.5, 2.0)
 FREE_NOISE_SHARE = 0.35
 VISIBLE = 0.75  # largest lam at which the painting can be recognised under the noise
 
@@ -72,7 +71,8 @@ def target_velocity(noisy: Tensor, wanted: Tensor, alpha: Tensor, sigma: Tensor)
 
 @dataclass
 class Sample:
-    """What one training crop needs: latents (8, n, n) float32, the timestep, the share of the start, prompt, weight."""
+    """What one training crop needs: latents (8, n, n) float32, the timestep, the share of the start, prompt, weight;
+    and where it comes from."""
 
     start: np.ndarray
     wanted: np.ndarray
@@ -81,6 +81,12 @@ class Sample:
     share: float
     prompt: str
     weight: float
+    index: int
+    """Number of the square."""
+    kind: int
+    """Of the wanted picture, in KINDS."""
+    window: tuple[slice, slice, slice]
+    """Of the crop in the square's latents."""
 
 
 class PathSampler:
@@ -89,8 +95,10 @@ class PathSampler:
     latents are memory maps, one per shard: float16 (128, 5, 8, 32, 32).
     """
 
-    def __init__(self, latents: list[np.ndarray], seed: int, crop: int = 24):
-        self.latents, self.seed, self.crop = latents, seed, crop
+    def __init__(
+        self, latents: list[np.ndarray], seed: int, crop: int = 24, free_noise_share: float = FREE_NOISE_SHARE
+    ):
+        self.latents, self.seed, self.crop, self.free_noise_share = latents, seed, crop, free_noise_share
         self.alpha, self.sigma = noise_levels()
         self.ratio = (self.sigma / self.alpha).numpy()
         self.grid = few_step_grid()
@@ -98,23 +106,40 @@ class PathSampler:
     def draw(self, step: int, number: int, few_step_share: float) -> Sample:
         """Sample number of a step; few_step_share of the styled samples lie on the few-step grid."""
         generator = np.random.default_rng((self.seed, 2, step, number))
-        index = int(generator.integers(len(self.latents) * SHARD))
-        kind = int(generator.choice(len(KINDS), p=KIND_SHARES))
+        index, kind, window = self.choose(generator)
         twins = self.latents[index // SHARD][index % SHARD]
-        last = twins.shape[-1] - self.crop
-        top, left = generator.integers(last + 1, size=2)
-        window = (slice(None), slice(top, top + self.crop), slice(left, left + self.crop))
         free = generator.standard_normal((8, self.crop, self.crop), dtype=np.float32)
         start, wanted = twins[0][window].astype(np.float32), twins[kind][window].astype(np.float32)
         if kind == 0:
             time = int(generator.integers(10, 1000) if generator.random() < 0.15 else generator.integers(10, 640))
-            return Sample(start, wanted, free, time, 1.0, self.photo_prompt(generator), KIND_WEIGHTS[0])
+            prompt = self.photo_prompt(generator)
+            return Sample(start, wanted, free, time, 1.0, prompt, KIND_WEIGHTS[0], index, kind, window)
         time, share = self.place_on_path(generator, few_step_share)
-        laid_out = share > VISIBLE or generator.random() > FREE_NOISE_SHARE
+        laid_out = share > VISIBLE or generator.random() > self.free_noise_share
         noise = square_noise(self.seed, index, kind - 1)[window] if laid_out else free
         unprompted = share <= VISIBLE and generator.random() < 0.15
         prompt = "" if unprompted else random_prompt(KINDS[kind], generator)
-        return Sample(start, wanted, noise, time, share, prompt, KIND_WEIGHTS[kind])
+        return Sample(start, wanted, noise, time, share, prompt, KIND_WEIGHTS[kind], index, kind, window)
+
+    def choose(self, generator: np.random.Generator) -> tuple[int, int, tuple[slice, slice, slice]]:
+        """Number of a square, kind of picture, and the window of a crop in its latents."""
+        index = int(generator.integers(len(self.latents) * SHARD))
+        kind = int(generator.choice(len(KINDS), p=KIND_SHARES))
+        top, left = generator.integers(SIZE // CELL - self.crop + 1, size=2)
+        return index, kind, (slice(None), slice(top, top + self.crop), slice(left, left + self.crop))
+
+    def draw_pair(self, step: int, number: int) -> Sample:
+        """Sample number of a rollout step, at the start of a path: a photograph and what it should become."""
+        generator = np.random.default_rng((self.seed, 3, step, number))
+        index, kind, window = self.choose(generator)
+        twins = self.latents[index // SHARD][index % SHARD]
+        if kind:
+            noise = square_noise(self.seed, index, kind - 1)[window]
+        else:
+            noise = generator.standard_normal((8, self.crop, self.crop), dtype=np.float32)
+        start, wanted = (twins[k][window].astype(np.float32) for k in (0, kind))
+        prompt = random_prompt(KINDS[kind], generator)
+        return Sample(start, wanted, noise, 0, 1.0, prompt, KIND_WEIGHTS[kind], index, kind, window)
 
     def place_on_path(self, generator: np.random.Generator, few_step_share: float) -> tuple[int, float]:
         """A timestep and the share lam of the photograph that is left there."""

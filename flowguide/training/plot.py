@@ -26,6 +26,8 @@ def draw_curve(steps: np.ndarray, values: np.ndarray, title: str) -> np.ndarray:
     height, width = SIZE
     panel = np.full((height, width, 3), 255, np.uint8)
     known = np.isfinite(values)
+    if not known.any():
+        known, values = np.ones(len(steps), bool), np.zeros(len(steps))
     steps, values = steps[known], values[known]
     # the first lines of a log dwarf the rest
     low, high = values.min(), np.quantile(values, 0.98)
@@ -40,7 +42,10 @@ def draw_curve(steps: np.ndarray, values: np.ndarray, title: str) -> np.ndarray:
 
 
 def plot_losses(work: Path, to: Path) -> None:
-    """Write a picture of the autoencoder's PSNR and the denoiser's losses. Raises UsageError without logs."""
+    """Write a picture of the autoencoder's PSNR, the denoiser's losses and the watched quality numbers.
+
+    Raises UsageError without logs.
+    """
     autoencoder, denoiser = (read_log(work / stage / "log.jsonl") for stage in ("autoencoder", "denoiser"))
     panels = [
         draw_curve(autoencoder["step"], autoencoder["psnr"], "autoencoder: PSNR of training crops, dB"),
@@ -50,4 +55,12 @@ def plot_losses(work: Path, to: Path) -> None:
         ),
         draw_curve(denoiser["step"], denoiser["clean_on_path"], "denoiser: clean-latent error later on the path"),
     ]
-    cv2.imwrite(str(to), np.vstack([np.hstack(panels[:2]), np.hstack(panels[2:])]))
+    if "rollout_texture" in denoiser:
+        for name in ("error", "texture"):
+            panels.append(draw_curve(denoiser["step"], denoiser[f"rollout_{name}"], f"denoiser: rollout, {name}"))
+    if (work / "quality.jsonl").is_file():
+        quality = read_log(work / "quality.jsonl")
+        panels += [draw_curve(quality["step"], quality[name], name) for name in quality if name != "step"]
+    blank = [np.full_like(panels[0], 255)] * (len(panels) % 2)
+    pairs = zip(panels[::2], [*panels[1::2], *blank], strict=True)
+    cv2.imwrite(str(to), np.vstack([np.hstack(pair) for pair in pairs]))

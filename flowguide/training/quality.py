@@ -15,8 +15,9 @@ from PIL import Image
 
 from ..flow.dis import search
 from .autoencoder import to_signal
-from .classifier import classify, train_classifier
+from .classifier import classify, kept_classifier
 from .data import SIZE, spread_frames
+from .export import export_checkpoint
 from .paths import KINDS
 from .stylise import STYLES, layout_noise, stylise
 
@@ -152,6 +153,31 @@ def measure_flicker(pipeline: StableDiffusionImg2ImgPipeline, clips: Path) -> di
     return report
 
 
+def held_out_frames(data: Path, per_clip: int) -> dict[str, np.ndarray]:
+    """Frames of each held-out clip, uint8 (per_clip, 256, 256, 3)."""
+    return {
+        clip: np.stack([middle_square(frame) for frame in spread_frames(data / "clips" / clip, per_clip, first)])
+        for clip, first in CLIPS.items()
+    }
+
+
+def log_quality(data: Path, work: Path, per_clip: int = 2) -> dict[str, float]:
+    """Export the last checkpoint to work/snapshot, measure it on a few frames and append a line to
+    work/quality.jsonl: step, agreement, gradient energy ratio and low-frequency correlation of each style."""
+    torch.set_num_threads(1)
+    step = export_checkpoint(work, work / "snapshot")
+    pipeline = load_pipeline(work / "snapshot")
+    sources = np.concatenate(list(held_out_frames(data, per_clip).values()))
+    report = measure_styles(pipeline, sources, kept_classifier(work, pipeline.vae))
+    short = {"agreement": "agreement", "gradient_energy_ratio": "energy", "low_frequency_correlation": "low"}
+    line = {"step": float(step)}
+    for style, values in report.items():
+        line |= {f"{short[name]} {style}": float(values[name]) for name in short}  # type: ignore[arg-type]
+    with (work / "quality.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    return line
+
+
 def measure_painter(model: Path, data: Path, work: Path, to: Path) -> dict[str, object]:
     """All numbers of a model folder as a JSON file: strength .5, 8 steps (4 evaluations), CFG 2, one thread.
 
@@ -159,13 +185,10 @@ def measure_painter(model: Path, data: Path, work: Path, to: Path) -> dict[str, 
     """
     torch.set_num_threads(1)
     clips = data / "clips"
-    frames = {
-        clip: np.stack([middle_square(frame) for frame in spread_frames(clips / clip, FRAMES_PER_CLIP, first)])
-        for clip, first in CLIPS.items()
-    }
+    frames = held_out_frames(data, FRAMES_PER_CLIP)
     sources = np.concatenate(list(frames.values()))
     pipeline = load_pipeline(model)
-    classifier = train_classifier(work, pipeline.vae)
+    classifier = kept_classifier(work, pipeline.vae)
     back = [paint(pipeline, picture, "photo", strength=0.3, steps=14) for picture in sources]
     report = {
         "frames": len(sources),

@@ -19,9 +19,10 @@ CHANNELS = 8
 
 PAPER = np.array([244, 236, 214], np.float32)
 INK = np.array([24, 26, 52], np.float32)
-GROUT = np.array([44, 40, 38], np.float32)
+GROUT = np.array([84, 78, 72], np.float32)
 STROKE_ANGLE = -0.6  # radians from the x axis, clockwise in the picture
 STROKE_WIDTH = 11  # pixels from ridge to ridge
+HATCH_PERIOD = 10  # pixels from line to line
 
 
 def layout_noise(seed: tuple[int, ...], height: int, width: int) -> np.ndarray:
@@ -141,10 +142,10 @@ def oil_painting(picture: np.ndarray, noise: np.ndarray) -> np.ndarray:
     y, x = np.mgrid[0 : picture.shape[0], 0 : picture.shape[1]].astype(np.float32)
     shift = 6 * strokes
     x, y = x + shift * np.cos(angles), y + shift * np.sin(angles)
-    ground = cv2.edgePreservingFilter(picture, flags=1, sigma_s=12, sigma_r=0.4)
+    ground = cv2.edgePreservingFilter(cv2.GaussianBlur(picture, (0, 0), 1.2), flags=1, sigma_s=12, sigma_r=0.4)
     dragged = cv2.remap(ground, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     paint = saturate(dragged.astype(np.float32), 1.35)
-    warmth = smooth_field(noise[3], 0.8, angles.shape)[..., None] * np.array([5, 0, -5], np.float32)
+    warmth = smooth_field(noise[3], 0.8, angles.shape)[..., None] * np.array([3, 0, -3], np.float32)
     lit: np.ndarray = paint + warmth + strokes[..., None] * (13 + 0.12 * paint)
     return lit
 
@@ -158,11 +159,11 @@ def tint(noise: np.ndarray, cells: np.ndarray, strength: float) -> np.ndarray:
 def ink_drawing(picture: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """Contours by an extended difference of Gaussians (Winnemoeller 2011), two layers of hatching; (H, W, 3)."""
     grey = luminance(picture)
-    tone = cv2.GaussianBlur(grey, (0, 0), 2.0) ** 0.9
-    fine, coarse = cv2.GaussianBlur(grey, (0, 0), 1.1), cv2.GaussianBlur(grey, (0, 0), 2.2)
-    contour = ramp(coarse - fine, 0.012, 0.035)
-    first = hatching(wave(noise[4], noise[5], np.pi / 4, CELL), 0.62 * ramp(-tone, -0.72, -0.12))
-    second = hatching(wave(noise[6], noise[7], -np.pi / 4, CELL), 0.6 * ramp(-tone, -0.3, -0.05))
+    tone = cv2.GaussianBlur(grey, (0, 0), 2.5) ** 0.9
+    fine, coarse = cv2.GaussianBlur(grey, (0, 0), 1.5), cv2.GaussianBlur(grey, (0, 0), 3.0)
+    contour = ramp(coarse - fine, 0.010, 0.045)
+    first = hatching(wave(noise[4], noise[5], np.pi / 4, HATCH_PERIOD), 0.62 * ramp(-tone, -0.72, -0.12))
+    second = hatching(wave(noise[6], noise[7], -np.pi / 4, HATCH_PERIOD), 0.6 * ramp(-tone, -0.3, -0.05))
     solid = ramp(-tone, -0.10, -0.03)
     ink = 1 - (1 - contour) * (1 - first) * (1 - second) * (1 - solid)
     drawn: np.ndarray = PAPER + ink[..., None] * (INK - PAPER)
@@ -172,7 +173,7 @@ def ink_drawing(picture: np.ndarray, noise: np.ndarray) -> np.ndarray:
 def hatching(lines: np.ndarray, coverage: np.ndarray) -> np.ndarray:
     """Ink 0..1 where a wave is above the level that covers the asked share of the area."""
     level = np.cos(np.pi * coverage)
-    inked: np.ndarray = ramp(lines, level - 0.25, level + 0.25) * ramp(coverage, 0.02, 0.12)
+    inked: np.ndarray = ramp(lines, level - 0.4, level + 0.4) * ramp(coverage, 0.02, 0.12)
     return inked
 
 
@@ -197,30 +198,34 @@ def mosaic(picture: np.ndarray, noise: np.ndarray) -> np.ndarray:
     bevel = cv2.GaussianBlur(np.minimum(depth, 4), (0, 0), 0.8)
     shade = cv2.Sobel(bevel, cv2.CV_32F, 1, 0) + cv2.Sobel(bevel, cv2.CV_32F, 0, 1)
     tiles = tiles + 3.2 * shade[..., None]
-    grout = 1 - ramp(depth, 0.6, 2.2)
-    laid: np.ndarray = tiles + grout[..., None] * (GROUT - tiles)
+    grout = cv2.GaussianBlur(1 - ramp(depth, 0.6, 2.6), (0, 0), 0.9)
+    # grout is darker than its tiles everywhere, so that dark tiles show too
+    joint = 0.2 * GROUT + 0.4 * cv2.GaussianBlur(source, (0, 0), 8)
+    laid: np.ndarray = tiles + grout[..., None] * (joint - tiles)
     return laid
 
 
 def watercolour(picture: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """A wobbling picture in few washes with dark rims, granulation and blooms on paper; (H, W, 3) in levels."""
+    """A wobbling picture in few washes with dark rims, granulation and blooms on white paper; (H, W, 3) in levels."""
     shape = picture.shape[:2]
     y, x = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
-    x = x + 1.8 * smooth_field(noise[4], 0.8, shape)
-    y = y + 1.8 * smooth_field(noise[5], 0.8, shape)
+    x = x + 2 * smooth_field(noise[4], 0.8, shape)
+    y = y + 2 * smooth_field(noise[5], 0.8, shape)
     wobbled = cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-    washed = cv2.edgePreservingFilter(wobbled, flags=1, sigma_s=18, sigma_r=0.35)
+    washed = cv2.edgePreservingFilter(cv2.GaussianBlur(wobbled, (0, 0), 1.0), flags=1, sigma_s=20, sigma_r=0.35)
     tone = luminance(washed)
-    granulation, bloom = smooth_field(noise[6], 0.7, shape), smooth_field(noise[7], 2.0, shape)
-    # the bloom shifts where one wash ends, as water would
-    position = 4.5 * (tone + 0.012 * bloom)
-    step = np.floor(position) + ramp(position - np.floor(position), 0.35, 0.65)
-    flat = np.clip(step / 4.5, 0, 1)
-    rim = cv2.GaussianBlur(flat, (0, 0), 2.5) - cv2.GaussianBlur(flat, (0, 0), 0.7)
-    colour = saturate(washed.astype(np.float32), 1.35) / 255 * (0.3 + 0.7 * flat / np.maximum(tone, 0.08))[..., None]
-    colour = 1 - 0.8 * (1 - np.clip(colour, 0, 1))
+    granulation, bloom = smooth_field(noise[6], 0.8, shape), smooth_field(noise[7], 1.8, shape)
+    # the bloom moves the border of a wash, as water would; also flat walls get borders then
+    position = 4.5 * (tone + 0.05 * bloom * np.clip(2.5 * (1 - tone), 0.15, 1)) + 0.25
+    step = np.floor(position) + ramp(position - np.floor(position), 0.44, 0.56)
+    flat = np.clip(cv2.GaussianBlur(step, (0, 0), 0.9) / 4.5, 0, 1)
+    narrow, wide = cv2.GaussianBlur(flat, (0, 0), 1.0), cv2.GaussianBlur(flat, (0, 0), 3.5)
+    rim, dry = np.clip(wide - narrow, 0, 0.1), np.clip(narrow - wide, 0, 0.1)
+    gain = 0.55 + 0.45 * flat / np.maximum(tone, 0.08)
+    colour = saturate(washed.astype(np.float32), 1.5) / 255 * gain[..., None]
+    colour = 1 - 0.75 * (1 - np.clip(colour, 0, 1))
     pigment = 1 - colour.mean(2)
-    change = -1.7 * np.clip(rim, 0, 1) + (0.035 * granulation + 0.015 * bloom) * (0.15 + pigment)
+    change = -3.5 * rim + 1.5 * dry + 0.06 * granulation * np.clip(2 * pigment, 0.08, 0.6)
     washes: np.ndarray = np.clip(colour + change[..., None], 0, 1) * (0.25 * PAPER + 0.75 * 252)
     return washes
 

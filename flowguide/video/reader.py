@@ -9,16 +9,25 @@ from collections.abc import Generator, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from flowguide.errors import UsageError
 from flowguide.types import ClipInfo, Frame
 
 from .choice import at_rate, units_of
 from .colour import ToRgb
-from .filters import Timed
-from .images import open_pictures
+from .images import PictureSource, open_pictures
 from .sizes import fit_size
 from .source import Source, log
+
+if TYPE_CHECKING:
+    from .nvidia import Nvdec
+
+AnyTimed = tuple[int, Any]
+"""pts and a picture, of PyAV's or in a card's memory."""
+CPU = torch.device("cpu")
 
 
 class ClipReader:
@@ -39,6 +48,7 @@ class ClipReader:
     video_stream, audio_stream: which stream, from 0, where there are several; without one the first video stream,
         and all sound.
     alpha: give out the opacity of frames that have it. deep: give out uint16 instead of uint8.
+    decoder, device: what decodes, see `nvidia.nvdec_for`; frames of "nvdec" lie on `device`.
     pictures_per_second: of pictures in files, which do not say it; 24 where it is not given.
 
     Raises VideoError for what cannot be read, UsageError for a range or size that cannot be given. Damage inside the
@@ -60,6 +70,8 @@ class ClipReader:
         pictures_per_second: Fraction | None = None,
         alpha: bool = False,
         deep: bool = False,
+        decoder: str = "cpu",
+        device: torch.device = CPU,
     ) -> None:
         _check_selection(start_seconds, end_seconds, max_frames, every)
         pictures = open_pictures(os.fspath(path), pictures_per_second, alpha=alpha)
@@ -74,6 +86,7 @@ class ClipReader:
             self._first_pts = clip.start_pts or 0
             self._end_pts = None if end_seconds is None else self._pts_at(end_seconds)
             self._rebased = start_seconds is not None
+            self._nvdec = _nvdec(decoder, self._source, device, plain=not (self._alpha or deep))
             self._open_at(start_seconds or 0.0)
         except BaseException:
             self._source.close()
@@ -130,7 +143,8 @@ class ClipReader:
         return self._first_pts + -((-exact.numerator) // exact.denominator)
 
     def _open_at(self, start_seconds: float) -> None:
-        self._pictures: Iterator[Timed] = self._source.pictures_from(self._pts_at(start_seconds))
+        decoded = self._nvdec or self._source
+        self._pictures: Iterator[AnyTimed] = decoded.pictures_from(self._pts_at(start_seconds))
         first = next(self._pictures, None)
         if first is None or self._is_past(first[0]):
             last = self._source.info.duration_seconds
@@ -140,9 +154,13 @@ class ClipReader:
         self._origin = first[0] if self._rebased else 0
 
     def _read(self) -> Generator[Frame, None, None]:
-        to_rgb = ToRgb(self._size, self._source.orientation, deep=self._deep, alpha=self._alpha)
+        to_rgb: Any = (
+            ToRgb(self._size, self._source.orientation, deep=self._deep, alpha=self._alpha)
+            if self._nvdec is None
+            else self._nvdec.to_rgb(self._size)
+        )
         stored_size = self._source.stored_size
-        pictures: Iterator[Timed] = itertools.takewhile(lambda found: not self._is_past(found[0]), self._pictures)
+        pictures: Iterator[AnyTimed] = itertools.takewhile(lambda found: not self._is_past(found[0]), self._pictures)
         origin = self._origin
         if self._frame_rate:
             pictures = at_rate(pictures, self._source.info.time_base, self._frame_rate)
@@ -161,6 +179,14 @@ class ClipReader:
 
     def _is_past(self, pts: int) -> bool:
         return self._end_pts is not None and pts >= self._end_pts
+
+
+def _nvdec(decoder: str, source: PictureSource | Source, device: torch.device, *, plain: bool) -> Nvdec | None:
+    if decoder == "cpu":
+        return None
+    from .nvidia import nvdec_for
+
+    return nvdec_for(decoder, source, device, plain=plain)
 
 
 def _check_selection(start: float | None, end: float | None, max_frames: int | None, every: int) -> None:

@@ -103,6 +103,21 @@ class Source:
             if found >= pts:
                 yield found, picture
 
+    @property
+    def stream(self) -> VideoStream:
+        """The stream that is decoded."""
+        return self._stream
+
+    def key_pts(self, pts: int) -> int | None:
+        """Time of the key frame from which a picture at `pts` is decoded, or None for the beginning of the file; for
+        another decoder than this one, whose place in the file is lost."""
+        if pts <= self._first[0] or not self._seek(pts):
+            return None
+        packet = next(packets_of(self._container, self._stream), None)
+        if packet is None or not packet.is_keyframe or packet.pts is None or packet.pts > pts:
+            return None
+        return packet.pts
+
     def _seek(self, pts: int) -> bool:
         try:
             self._container.seek(pts, stream=self._stream, backward=True)
@@ -158,7 +173,7 @@ class Source:
         yield from itertools.islice(self._decode_once(), given, None)
 
     def _decode_once(self) -> Iterator[Timed]:
-        clock = _Clock(self._stream, self.path)
+        clock = Clock(self._stream, self.path)
         self._count, self._damaged, self._stopped = 0, 0, ""
         packets = packets_of(self._container, self._stream)
         while True:
@@ -269,7 +284,7 @@ class _Damage(Exception):
     """The stream is not sound; it should be decoded carefully."""
 
 
-class _Clock:
+class Clock:
     """Makes times of pictures strictly increasing integers, and says where it had to."""
 
     def __init__(self, stream: VideoStream, path: str) -> None:

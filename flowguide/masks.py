@@ -1,0 +1,123 @@
+"""Which part of the picture is painted: a region to render, one to keep, or what the input's opacity says.
+
+Outside the region the output is the source, bit for bit; the seam is a ramp that lies inside.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import ops
+from .config import RenderConfig
+from .errors import UsageError
+from .types import Frame
+from .video import ClipReader
+from .video.choice import read_rate
+
+ALPHA = "alpha"
+"""Name of the mask that is the input's opacity."""
+HALF = 0.5
+"""A mask's grey value, or an opacity, from which a pixel belongs to the region."""
+
+
+class Region:
+    """The part of each frame that is painted, as `config.mask` and `config.keep` say."""
+
+    def __init__(self, config: RenderConfig):
+        self._paint = None if config.mask is None else _mask(config.mask, "mask", config)
+        self._keep = None if config.keep is None else _mask(config.keep, "keep", config)
+        self._feather_px = config.mask_feather_px
+
+    def of(self, frame: Frame) -> Tensor:
+        """float [H, W]: 1 where `frame` is painted, 0 where it stays. Raises UsageError where a mask does not fit."""
+        region = torch.ones(frame.size)
+        if self._paint is not None:
+            region = self._paint.of(frame)
+        if self._keep is not None:
+            region = region * (1.0 - self._keep.of(frame))
+        return region
+
+    def applied(self, picture: Tensor, frame: Frame, region: Tensor) -> Tensor:
+        """The painted `picture` [3, H, W] in the `region`, the source of `frame` outside it."""
+        source = ops.to_model(frame.rgb[None].to(picture.device))
+        inside = region[None].to(picture.device)
+        return ops.paste(source, picture[None].contiguous(), inside, feather_px=self._feather_px)[0]
+
+
+def region_of(config: RenderConfig) -> Region | None:
+    """The region of `config`, None where all of the picture is painted. Raises UsageError and VideoError."""
+    return None if config.mask is None and config.keep is None else Region(config)
+
+
+def needs_alpha(config: RenderConfig) -> bool:
+    """Whether the input's opacity has to be read."""
+    return ALPHA in (config.mask, config.keep)
+
+
+def _mask(name: str, option: str, config: RenderConfig) -> _Alpha | _File:
+    return _Alpha(option) if name == ALPHA else _File(Path(name).expanduser(), option, config)
+
+
+class _Alpha:
+    """The input's own opacity."""
+
+    def __init__(self, option: str):
+        self._option = option
+
+    def of(self, frame: Frame) -> Tensor:
+        if frame.alpha is None:
+            raise UsageError(f"--{self._option} alpha takes the input's opacity, and frame {frame.index} has none.")
+        full = torch.iinfo(frame.alpha.dtype).max
+        return (frame.alpha.cpu().float() >= HALF * full).float()
+
+
+class _File:
+    """A picture that holds for all frames, or a clip with one mask for each."""
+
+    def __init__(self, path: Path, option: str, config: RenderConfig):
+        self._path, self._option, self._config = path, option, config
+        with ClipReader(path, size=config.size) as reader:
+            first = list(itertools.islice(reader, 2))
+        self._still = _white(first[0]) if len(first) == 1 else None
+        self._masks: Iterator[Frame] = iter(())
+        self._next = 0
+        """Number of the mask that comes next out of `_masks`; 0 before it is opened."""
+
+    def of(self, frame: Frame) -> Tensor:
+        white = self._still if self._still is not None else self._at(frame.index)
+        if tuple(white.shape) != frame.size:
+            height, width = white.shape
+            raise UsageError(
+                f"The {self._option} {self._path} is {width}x{height} and frame {frame.index} is "
+                f"{frame.size[1]}x{frame.size[0]}; give it at the clip's size."
+            )
+        return white
+
+    def _at(self, index: int) -> Tensor:
+        """Mask number `index` of the same part of time as the clip."""
+        if index < self._next or self._next == 0:
+            config = self._config
+            self._masks = ClipReader(
+                self._path,
+                size=config.size,
+                start_seconds=config.start_seconds,
+                end_seconds=config.end_seconds,
+                every=config.every,
+                frame_rate=None if config.frame_rate is None else read_rate(config.frame_rate),
+                pictures_per_second=None if config.input_rate is None else read_rate(config.input_rate),
+            )
+            self._next = 0
+        found = next(itertools.islice(self._masks, index - self._next, None), None)
+        if found is None:
+            raise UsageError(f"The {self._option} {self._path} ends before frame {index} of the clip.")
+        self._next = index + 1
+        return _white(found)
+
+
+def _white(mask: Frame) -> Tensor:
+    return (mask.rgb.float().mean(0) >= HALF * 255.0).float()

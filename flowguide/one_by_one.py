@@ -1,0 +1,78 @@
+"""One frame at a time through guidance and model: what is carried to it, what is painted, what is pasted."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import ops
+from .config import RenderConfig
+from .diffusion.image_to_image import ImageToImage, Known, NoiseKey
+from .diffusion.init import InitialLatent
+from .diffusion.sampling import StepCallback
+from .guidance.frame_by_frame import CarriedPixels, FrameByFrame
+from .timing import StageClock
+from .types import Frame
+
+
+class OneByOne:
+    """A strategy that guides each frame by finished ones, with the model that paints it."""
+
+    def __init__(
+        self,
+        guidance: FrameByFrame,
+        model: ImageToImage,
+        init: InitialLatent,
+        config: RenderConfig,
+        device: torch.device,
+        clock: StageClock,
+        on_step: StepCallback | None,
+    ):
+        self.guidance = guidance
+        self._model, self._init, self._device = model, init, device
+        self._clock, self._on_step = clock, on_step
+        self.configure(config)
+
+    def configure(self, config: RenderConfig) -> None:
+        """Take over changed settings; the state stays."""
+        self.guidance.configure(config)
+        self._config = config
+
+    @property
+    def follows(self) -> bool:
+        """Whether the flow is asked for."""
+        return self._config.guidance or self._config.noise == "carried"
+
+    def source(self, whole: Frame) -> Tensor:
+        """The padded frame as the model sees it, [3, H, W] in [-1, 1]."""
+        with self._clock("colour"):
+            return ops.to_model(whole.rgb[None].to(self._device))[0]
+
+    def __call__(self, whole: Frame, shot: int) -> tuple[Tensor, CarriedPixels | None]:
+        """The finished picture [3, H, W] of the padded frame, and what guided it; the next frame knows it."""
+        source = self.source(whole)
+        moved = self.guidance.carry(whole, source) if self.follows else None
+        carried = moved if self._config.guidance else None
+        finished = self._painted(source, carried, NoiseKey(shot, whole.index), None if moved is None else moved.uv)
+        self.guidance.remember(whole, source, finished, carried)
+        self._init.remember(finished, shot)
+        return finished, carried
+
+    def _painted(self, source: Tensor, carried: CarriedPixels | None, key: NoiseKey, uv: Tensor | None) -> Tensor:
+        guide, k0, confidence, known = None, None, None, None
+        if carried is not None:
+            k0, confidence = self._model.encode(carried.filled[None]), carried.guide.confidence
+            guide = self.guidance.latent_guide(carried, k0, self._model.table)
+            known = Known(carried.filled[None], (confidence < 0.5).float()[None, None])
+        start = self._init(source[None], key.shot, k0, confidence)
+        latents = self._model.denoise(
+            start,
+            key,
+            guide,
+            self._on_step,
+            picture=source[None],
+            flow=None if uv is None else uv[None],
+            known=known,
+        )
+        generated = self._model.decode(latents)[0]
+        return generated if carried is None else self.guidance.finish(generated, carried)

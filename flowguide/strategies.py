@@ -1,0 +1,91 @@
+"""Strategies by name: what guides each frame by finished ones, and what gives frames out later than it takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+from .anchored import AnchoredFrames
+from .config import RenderConfig
+from .diffusion.checkpoint import Checkpoint
+from .diffusion.image_to_image import ImageToImage
+from .diffusion.init import InitialLatent
+from .diffusion.sampling import StepCallback
+from .errors import UsageError
+from .flow import FlowEstimator
+from .guidance.anchors import Finished
+from .guidance.frame_by_frame import FrameByFrame
+from .guidance.previous import PreviousFrame
+from .guidance.references import References
+from .guidance.seed_v1 import SeedV1
+from .joint import JointFrames
+from .passes import Passes
+from .step_aligned import StepAlignedFrames
+from .timing import StageClock
+from .types import Frame
+
+
+class Later(Protocol):
+    """A strategy that needs frames ahead: they go in one by one and come out in order, later."""
+
+    shot: int
+
+    def configure(self, config: RenderConfig) -> None:
+        """Take over changed settings."""
+
+    def add(self, frame: Frame, whole: Frame) -> Iterator[tuple[Frame, Finished]]:
+        """Take the next frame, padded `whole`; give out (frame, finished) pairs, none or several."""
+        ...
+
+    def settle(self, *, end_shot: bool) -> Iterator[tuple[Frame, Finished]]:
+        """Finish what waits; `end_shot`: nothing of it is carried on."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs; nothing may wait."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned."""
+
+
+GUIDANCE: dict[str, Callable[[FlowEstimator, RenderConfig, int, StageClock], FrameByFrame]] = {
+    "previous": PreviousFrame,
+    "references": References,
+    "seed-v1": SeedV1,
+}
+LATER: dict[str, Callable[..., Later]] = {
+    "anchors": AnchoredFrames,
+    "joint": JointFrames,
+    "step-aligned": StepAlignedFrames,
+}
+IN_PASSES = ("previous", "references")
+
+
+def guidance_of(config: RenderConfig, flow: FlowEstimator, checkpoint: Checkpoint, clock: StageClock) -> FrameByFrame:
+    """What guides single frames; of a strategy that works on several at once, `previous`."""
+    made = GUIDANCE.get(config.strategy, PreviousFrame)
+    return made(flow, config, checkpoint.autoencoder.cell, clock)
+
+
+def later_of(
+    config: RenderConfig,
+    checkpoint: Checkpoint,
+    model: ImageToImage,
+    init: InitialLatent,
+    flow: FlowEstimator,
+    clock: StageClock,
+    on_step: StepCallback | None,
+) -> Later | None:
+    """The strategy of `config` where it needs frames ahead. Raises UsageError for settings that exclude each other."""
+    parts = checkpoint, model, init, flow, clock, on_step
+    if not config.guidance:
+        return None
+    if config.passes > 1:
+        if config.strategy not in IN_PASSES:
+            raise UsageError(
+                f"Several passes are made with the strategies {' and '.join(IN_PASSES)}; {config.strategy!r} has one."
+            )
+        return Passes(config, *parts, GUIDANCE[config.strategy])
+    made = LATER.get(config.strategy)
+    return None if made is None else made(config, *parts)

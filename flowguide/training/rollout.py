@@ -1,0 +1,111 @@
+"""The few-step stage: the painter is trained on what it makes of a photograph in four evaluations with guidance.
+
+The earlier evaluations run without gradients, the last one is trained. Where a stroke or tile lies is not certain from
+a noisy photograph, so squared error alone averages layouts to a blur. How much texture lies in a window is certain: the
+local energies of the answer's filter responses are matched to those of the painted twin, as in texture synthesis
+(Portilla and Simoncelli 2000), here on latents, with random filters over 3 x 3 cells.
+"""
+
+import itertools
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .paths import PathSampler, build_scheduler
+
+FILTERS = 128
+WINDOWS = (3, 6)  # cells
+DEFAULT_SHARE = 0.6  # of the rollouts at strength .5, 8 steps
+SCALES = (1.0, 1.5, 2.0, 2.0, 2.0, 2.0, 2.0, 3.0)
+ERROR_WEIGHT, LOW_WEIGHT, TEXTURE_WEIGHT = 0.25, 0.5, 1.5
+
+
+def rollout_times(generator: np.random.Generator) -> list[int]:
+    """Timesteps that image-to-image sampling visits: mostly strength .5 with 8 steps, else .4 to .6 with 6 to 10."""
+    steps, strength = 8, 0.5
+    if generator.random() > DEFAULT_SHARE:
+        steps, strength = int(generator.integers(6, 11)), float(generator.uniform(0.4, 0.6))
+    scheduler = build_scheduler()
+    scheduler.set_timesteps(steps)
+    times: list[int] = scheduler.timesteps.tolist()[steps - int(steps * strength) :]
+    return times
+
+
+class TextureLoss:
+    """Distance of local filter energies and rectified means of two latents, (N, 8, h, w), one value per sample."""
+
+    def __init__(self, spread: Tensor, seed: int = 11):
+        generator = torch.Generator().manual_seed(seed)
+        filters = torch.randn(FILTERS, len(spread), 3, 3, generator=generator)
+        # each channel counts alike, and so do the centre's responses and the neighbours' differences
+        filters[: FILTERS // 2] -= filters[: FILTERS // 2].mean((2, 3), keepdim=True)
+        filters /= spread[:, None, None]
+        self.filters = filters / filters.mul(spread[:, None, None]).flatten(1).norm(dim=1)[:, None, None, None]
+
+    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+        distance = first.new_zeros(len(first))
+        a, b = (F.conv2d(latents, self.filters.to(latents.device)) for latents in (first, second))
+        for window in WINDOWS:
+            for statistic in (local_energy, local_positive):
+                distance = distance + (statistic(a, window) - statistic(b, window)).abs().mean((1, 2, 3))
+        return distance
+
+
+def local_energy(responses: Tensor, window: int) -> Tensor:
+    return (F.avg_pool2d(responses.pow(2), window, stride=max(1, window // 2)) + 0.01).sqrt()
+
+
+def local_positive(responses: Tensor, window: int) -> Tensor:
+    return F.avg_pool2d(responses.relu(), window, stride=max(1, window // 2))
+
+
+class Rollout:
+    """Draws photographs with their painted twins, samples up to the last evaluation and returns its losses."""
+
+    def __init__(self, sampler: PathSampler, texture: TextureLoss, unprompted: Tensor):
+        self.sampler, self.texture, self.unprompted = sampler, texture, unprompted
+
+    def losses(self, painter: nn.Module, tokens: Tensor, drawn: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """Mean losses of n samples. drawn: start, wanted, noise (n, 8, h, w) and weight (n,); tokens is (n, 77)."""
+        generator = np.random.default_rng((self.sampler.seed, 4, step))
+        times, scale = rollout_times(generator), SCALES[generator.integers(len(SCALES))]
+        both = torch.cat([tokens, self.unprompted.to(tokens.device).expand(len(tokens), -1)])
+        alpha, sigma = (values.to(tokens.device) for values in (self.sampler.alpha, self.sampler.sigma))
+        noisy = alpha[times[0]] * drawn["start"] + sigma[times[0]] * drawn["noise"]
+        with torch.no_grad():
+            for now, following in itertools.pairwise(times):
+                velocity = guided_velocity(painter, noisy, now, both, scale)
+                clean = alpha[now] * noisy - sigma[now] * velocity
+                noise = alpha[now] * velocity + sigma[now] * noisy
+                noisy = alpha[following] * clean + sigma[following] * noise
+        last = times[-1]
+        answer = alpha[last] * noisy - sigma[last] * guided_velocity(painter, noisy, last, both, scale)
+        errors = (answer - drawn["wanted"]).pow(2).mean((1, 2, 3))
+        low = (F.avg_pool2d(answer - drawn["wanted"], 2)).pow(2).mean((1, 2, 3))
+        texture = self.texture(answer, drawn["wanted"])
+        loss = ERROR_WEIGHT * errors + LOW_WEIGHT * low + TEXTURE_WEIGHT * texture
+        return {
+            "loss": (drawn["weight"] * loss).mean(),
+            "rollout_error": errors.mean().detach(),
+            "rollout_texture": texture.mean().detach(),
+        }
+
+    def draw(self, step: int, count: int) -> tuple[dict[str, np.ndarray], list[str]]:
+        """Arrays start, wanted, noise (count, 8, n, n) and weight (count,), and the prompts."""
+        drawn = [self.sampler.draw_pair(step, number) for number in range(count)]
+        arrays = {name: np.stack([getattr(s, name) for s in drawn]) for name in ("start", "wanted", "noise")}
+        return arrays | {"weight": np.array([s.weight for s in drawn], np.float32)}, [s.prompt for s in drawn]
+
+
+def guided_velocity(painter: nn.Module, noisy: Tensor, time: int, both: Tensor, scale: float) -> Tensor:
+    """v with classifier-free guidance, float32; both holds the prompts' tokens, then the empty prompt's. Gradients go
+    through the prompted half alone: the other half would learn to be worse."""
+    twice = torch.cat([noisy, noisy]).contiguous(memory_format=torch.channels_last)
+    times = torch.full((len(twice),), time, device=noisy.device)
+    with torch.autocast(noisy.device.type, torch.bfloat16):
+        prompted, unprompted = painter(twice, times, both).float().chunk(2)
+    unprompted = unprompted.detach()
+    velocity: Tensor = unprompted + scale * (prompted - unprompted)
+    return velocity
