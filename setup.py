@@ -21,6 +21,7 @@ PACKAGES = [
     "flowguide.diffusion",
     "flowguide.guidance",
     "flowguide.runs",
+    "flowguide.bench",
     "flowguide.synthetic",
     "flowguide.training",
     "flowguide.kernels",

@@ -17,6 +17,7 @@ from cyclopts import App, CycloptsError, Parameter, ValidationError
 from cyclopts.config import Dict, Env
 
 from . import __version__
+from .bench_command import bench_command
 from .compare_command import compare_command
 from .config import RenderConfig, read_toml, render_config
 from .engines_command import engines_app
@@ -119,6 +120,7 @@ app.command(shots_command, name="shots")
 app.command(steady_command, name="steady")
 app.command(metrics_command, name="metrics")
 app.command(compare_command, name="compare")
+app.command(bench_command, name="bench")
 
 
 @app.command

@@ -96,8 +96,22 @@ class RenderConfig(BaseModel):
         description="Shots, or clips with --out-dir, that are painted side by side, in one batch of the model.",
     )
     joint_every: int = Field(
-        1, ge=1, le=64, description="Under joint each n-th frame is painted; the others are carried from both sides."
+        4, ge=1, le=64, description="Under joint each n-th frame is painted; the others are carried from both sides."
     )
+    reencode_each_frame: bool = Field(
+        True, description="Under source a frame begins from the source; else from the finished frame before, moved."
+    )
+    direct_stabilization_weight: str = Field(
+        "0", description="Under source: pull toward the source's colours; an expression of t, see docs/guidance.md."
+    )
+    semantic_stabilization_weight: str = Field("0", description="Pull toward what CLIP sees in the source.")
+    edge_stabilization_weight: str = Field("0", description="Pull toward the source's edges.")
+    depth_stabilization_weight: str = Field("0", description="Pull toward the source's depth, by --depth-model.")
+    flow_stabilization_weight: str = Field("1", description="Pull toward the finished frames before, moved here.")
+    flow_long_term_samples: int = Field(
+        1, ge=0, le=6, description="Under source also frames 2, 4, … back guide, up to 2 to the power of this."
+    )
+    clip_model: str | None = Field(None, description="Folder of a CLIP image encoder, for the semantic weight.")
     anchors: str = Field(
         "coverage",
         description="Which frames become anchors: 'coverage' (as soon as too little is known), 'edges' (as those of "

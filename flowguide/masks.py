@@ -59,8 +59,8 @@ def needs_alpha(config: RenderConfig) -> bool:
     return ALPHA in (config.mask, config.keep)
 
 
-def _mask(name: str, option: str, config: RenderConfig) -> _Alpha | _File:
-    return _Alpha(option) if name == ALPHA else _File(Path(name).expanduser(), option, config)
+def _mask(name: str, option: str, config: RenderConfig) -> _Alpha | MaskFile:
+    return _Alpha(option) if name == ALPHA else MaskFile(Path(name).expanduser(), option, config)
 
 
 class _Alpha:
@@ -76,27 +76,32 @@ class _Alpha:
         return (frame.alpha.cpu().float() >= HALF * full).float()
 
 
-class _File:
+class MaskFile:
     """A picture that holds for all frames, or a clip with one mask for each."""
 
     def __init__(self, path: Path, option: str, config: RenderConfig):
         self._path, self._option, self._config = path, option, config
         with ClipReader(path, size=config.size) as reader:
             first = list(itertools.islice(reader, 2))
-        self._still = _white(first[0]) if len(first) == 1 else None
+        self._still = _grey(first[0]) if len(first) == 1 else None
         self._masks: Iterator[Frame] = iter(())
         self._next = 0
         """Number of the mask that comes next out of `_masks`; 0 before it is opened."""
 
     def of(self, frame: Frame) -> Tensor:
-        white = self._still if self._still is not None else self._at(frame.index)
-        if tuple(white.shape) != frame.size:
-            height, width = white.shape
+        """float [H, W]: 1 where the mask is white. Raises UsageError where it does not fit `frame`."""
+        return (self.grey(frame) >= HALF).float()
+
+    def grey(self, frame: Frame) -> Tensor:
+        """float [H, W]: black is 0, white is 1."""
+        grey = self._still if self._still is not None else self._at(frame.index)
+        if tuple(grey.shape) != frame.size:
+            height, width = grey.shape
             raise UsageError(
                 f"The {self._option} {self._path} is {width}x{height} and frame {frame.index} is "
                 f"{frame.size[1]}x{frame.size[0]}; give it at the clip's size."
             )
-        return white
+        return grey
 
     def _at(self, index: int) -> Tensor:
         """Mask number `index` of the same part of time as the clip."""
@@ -116,8 +121,8 @@ class _File:
         if found is None:
             raise UsageError(f"The {self._option} {self._path} ends before frame {index} of the clip.")
         self._next = index + 1
-        return _white(found)
+        return _grey(found)
 
 
-def _white(mask: Frame) -> Tensor:
-    return (mask.rgb.float().mean(0) >= HALF * 255.0).float()
+def _grey(mask: Frame) -> Tensor:
+    return mask.rgb.cpu().float().mean(0) / 255.0

@@ -146,7 +146,8 @@ class Passes:
                     prior = ops.composite(both, trusts[None])[0][0]
                     confidence = trusts.amax(0)
                 filled = self._pasted(one.picture, prior, confidence)
-            picture = self._painted_again(one, source, filled, confidence)
+            linked = carried is not None or one.carried is not None
+            picture = self._painted_again(one, source, filled, confidence) if linked else one.picture
             guidance.remember(one.whole, source, picture, carried)
             made.append(replace(one, picture=picture))
         return made[::-1] if backward else made

@@ -29,7 +29,7 @@ from .machine import choose_device, choose_dtype, choose_threads
 from .masks import region_of
 from .one_by_one import OneByOne
 from .pictures import as_frame, like_input, padded
-from .strategies import Later, guidance_of, later_of
+from .strategies import Later, beginning_of, guidance_of, later_of
 from .timing import StageClock
 from .types import Frame
 
@@ -94,9 +94,9 @@ class Renderer:
         self.clock = StageClock()
         self._on_frame, self._on_step, self._explain = on_frame, on_step, explain
         self._model = ImageToImage(checkpoint, self.config, self.clock)
-        self._init = InitialLatent(self._model.encode, self.config)
+        self._init = InitialLatent(self._model.encode, beginning_of(self.config))
         self._flow = Ahead(flow or chosen_flow(self.config, checkpoint.device), self.config.lookahead, self._whole)
-        guidance = guidance_of(self.config, self._flow, checkpoint, self.clock)
+        guidance = guidance_of(self.config, self._flow, checkpoint, self._model, self.clock)
         parts = self._model, self._init, self._flow, self.clock, on_step
         self._frames = OneByOne(guidance, self._model, self._init, self.config, checkpoint.device, self.clock, on_step)
         self._later: Later | None = later_of(self.config, checkpoint, *parts)
@@ -154,7 +154,7 @@ class Renderer:
             raise UsageError(f"{', '.join(fixed)} cannot change during a run; make a new Renderer.")
         config = changed(self.config, **changes)
         self._model.configure(config)
-        self._init.configure(config)
+        self._init.configure(beginning_of(config))
         self._frames.configure(config)
         if self._later is not None:
             self._later.configure(config)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any
 
 from .config import Option, RenderConfig, changed
 from .diffusion.checkpoint import Checkpoint
 from .diffusion.lanes import Lanes
 from .diffusion.sampling import StepCallback
 from .flow import FlowEstimator
+from .flow.shot_list import GivenCuts
 from .renderer import Renderer, Styled
 from .timing import MODEL_STAGES
 from .types import Frame
@@ -29,19 +29,6 @@ class _Shot:
     """Whether its first frame is here; else it goes on from the call before."""
     out: SimpleQueue[Styled | BaseException | None] = field(default_factory=SimpleQueue)
     """None at the end."""
-
-
-class _NoCuts:
-    """For a lane, whose frames are one shot."""
-
-    def is_cut(self, frame: Frame) -> bool:
-        return False
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        return
 
 
 class ShotLanes(Renderer):
@@ -68,7 +55,7 @@ class ShotLanes(Renderer):
         for lane in range(config.lanes):
             part = self._lanes.checkpoint(lane)
             own = Renderer(changed(config, lanes=1), checkpoint=part, flow=flow, on_step=on_step, explain=explain)
-            own._cuts = _NoCuts()
+            own._cuts = GivenCuts([])  # a lane's frames are one shot
             self._beside.append(own)
 
     def __call__(self, frames: Iterable[Frame]) -> Iterator[Styled]:

@@ -78,6 +78,7 @@ class StepAlignedFrames:
         self._pixels = PreviousFrame(self._flow, config, cell, clock)
         self._same_step = SameStep(self._flow, config, cell)
         self._rows: list[_UnderWay] = []
+        self._config = config
         self._before: tuple[Frame, list[Tensor], list[float]] | None = None
         """The last frame that went in, its trail and its timesteps."""
         self.configure(config)

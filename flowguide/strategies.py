@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from .anchored import AnchoredFrames
-from .config import RenderConfig
+from .config import RenderConfig, changed
 from .diffusion.checkpoint import Checkpoint
 from .diffusion.image_to_image import ImageToImage
 from .diffusion.init import InitialLatent
@@ -18,6 +18,8 @@ from .guidance.frame_by_frame import FrameByFrame
 from .guidance.previous import PreviousFrame
 from .guidance.references import References
 from .guidance.seed_v1 import SeedV1
+from .guidance.source import SourceGuided
+from .guidance.source_terms import terms_of
 from .joint import JointFrames
 from .passes import Passes
 from .step_aligned import StepAlignedFrames
@@ -62,10 +64,31 @@ LATER: dict[str, Callable[..., Later]] = {
 IN_PASSES = ("previous", "references")
 
 
-def guidance_of(config: RenderConfig, flow: FlowEstimator, checkpoint: Checkpoint, clock: StageClock) -> FrameByFrame:
+def guidance_of(
+    config: RenderConfig, flow: FlowEstimator, checkpoint: Checkpoint, model: ImageToImage, clock: StageClock
+) -> FrameByFrame:
     """What guides single frames; of a strategy that works on several at once, `previous`."""
+    if config.strategy == "source":
+        return SourceGuided(
+            flow,
+            config,
+            checkpoint.autoencoder.cell,
+            clock,
+            encode=model.encode,
+            decode=model.decode,
+            terms=terms_of(config, checkpoint.device),
+        )
     made = GUIDANCE.get(config.strategy, PreviousFrame)
     return made(flow, config, checkpoint.autoencoder.cell, clock)
+
+
+def beginning_of(config: RenderConfig) -> RenderConfig:
+    """`config` as the initial latent reads it. Raises UsageError where two options say where a frame begins."""
+    if config.strategy != "source" or config.reencode_each_frame:
+        return config
+    if config.init != "source":
+        raise UsageError(f"init {config.init!r} says what a frame begins from, and so does reencode_each_frame = false.")
+    return changed(config, init="blend", init_weight=1.0)
 
 
 def later_of(

@@ -35,6 +35,7 @@ FLOORS = [
     },
     {"renderer", "one_by_one", "passes", "joint", "strategies", "anchored", "step_aligned", "shot_lanes", "steady", "training"},
     {"pipeline", "runs", "diffusers_pipeline"},
+    {"bench"},
     {
         "terminal",
         "doctor",
@@ -45,6 +46,7 @@ FLOORS = [
         "steady_command",
         "metrics_command",
         "compare_command",
+        "bench_command",
         "cli",
         "server",
     },

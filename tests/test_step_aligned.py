@@ -14,7 +14,7 @@ import flowguide
 from flowguide import ops
 from flowguide.config import render_config
 from flowguide.diffusion.checkpoint import Checkpoint, load_checkpoint
-from flowguide.diffusion.image_to_image import ImageToImage, NoiseKey
+from flowguide.diffusion.image_to_image import ImageToImage
 from flowguide.diffusion.noise import keyed_noise
 from flowguide.errors import Interrupted, UsageError
 from flowguide.flow import estimator

@@ -24,9 +24,11 @@ from flowguide.training.data import (
 )
 from flowguide.training.denoiser import Painter, PathTask
 from flowguide.training.export import load_weights
+from flowguide.training.inpainting import build_inpainter, holes
 from flowguide.training.loop import Schedule, TrainingLoop
 from flowguide.training.paths import PathSampler, few_step_grid, noise_levels, target_velocity
 from flowguide.training.plot import plot_losses
+from flowguide.training.rollout import TextureLoss, guided_velocity, rollout_times
 from flowguide.training.stylise import STYLES, layout_noise, peaks, stylise
 from flowguide.training.tokenizer import LENGTH, TEMPLATES, build_tokenizer, random_prompt, save_tokenizer
 
@@ -244,6 +246,86 @@ def test_the_first_evaluation_gets_the_noise_of_the_layout():
     pytest.fail("no styled first evaluation among 40 samples")
 
 
+# Few-step stage
+
+
+def textured(count: int = 4, shift: int = 0) -> torch.Tensor:
+    """Latents with stripes of unit variance, moved by some cells, (count, 8, 24, 24)."""
+    phases = np.random.default_rng(0).uniform(0, 2 * np.pi, (count, 8, 1, 1))
+    y, x = np.mgrid[0:24, 0:24] + shift
+    return torch.from_numpy(np.sqrt(2) * np.sin(1.9 * x + 0.8 * y + phases)).float()
+
+
+def test_texture_is_in_place_and_blur_is_not_it():
+    """Another layout of the same texture is nearer than its average, although its squared error is larger."""
+    texture = TextureLoss(torch.ones(8))
+    here, elsewhere, blur = textured(), textured(shift=5), 0.3 * textured()
+    assert texture(here, here).abs().max() == 0
+    assert (texture(elsewhere, here) < 0.5 * texture(blur, here)).all()
+    assert (elsewhere - here).pow(2).mean() > (blur - here).pow(2).mean()
+
+
+def test_texture_may_not_wander():
+    """The energies are local: texture on the left is not texture on the right."""
+    left = textured().clone()
+    left[..., 12:] = 0
+    assert TextureLoss(torch.ones(8))(left, left.flip(3)).min() > 0.3
+
+
+def test_rollouts_are_mostly_the_default_use():
+    drawn = [rollout_times(np.random.default_rng(number)) for number in range(60)]
+    assert sum(times == [499, 374, 249, 124] for times in drawn) > 25
+    assert all(times == sorted(times, reverse=True) and len(times) >= 2 for times in drawn)
+
+
+def test_guidance_trains_the_prompted_half_alone():
+    class Echo(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gain = torch.nn.Parameter(torch.tensor([1.0, 1.0]))
+
+        def forward(self, noisy, times, tokens):
+            return noisy * self.gain.repeat_interleave(len(noisy) // 2)[:, None, None, None]
+
+    echo, noisy = Echo(), torch.randn(2, 8, 4, 4)
+    velocity = guided_velocity(echo, noisy, 124, torch.zeros(4, LENGTH, dtype=torch.long), 2.0)
+    torch.testing.assert_close(velocity, noisy)
+    velocity.sum().backward()
+    assert echo.gain.grad[0] != 0
+    assert echo.gain.grad[1] == 0
+
+
+def test_a_rollout_step_has_finite_gradients():
+    task = PathTask(random_latents(), seed=1, steps=4, batch=4, crop=8)
+    painter = Painter(channels=(16, 16, 16), text_width=16)
+    losses = task(painter, 3)
+    assert np.isfinite(losses["rollout_texture"].item())
+    assert np.isnan(losses["clean_on_path"].item())
+    losses["loss"].backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in painter.parameters())
+    assert np.isnan(task(painter, 2)["rollout_texture"].item()), "every second step follows the paths"
+
+
+# Inpainting sibling
+
+
+def test_the_sibling_begins_as_the_painter():
+    painter = Painter().eval()
+    sibling = build_inpainter(painter).eval()
+    noisy, times, tokens = torch.randn(1, 8, 8, 8), torch.tensor([300]), torch.zeros(1, LENGTH, dtype=torch.long)
+    with torch.no_grad():
+        told = sibling(torch.cat([noisy, torch.randn(1, 9, 8, 8)], 1), times, tokens)
+        torch.testing.assert_close(told, painter(noisy, times, tokens), atol=1e-5, rtol=1e-4)
+    assert not any(weight.requires_grad for weight in sibling.text_encoder.parameters())
+
+
+def test_holes_are_of_all_sizes():
+    shares = [holes(scene(1), np.random.default_rng(seed)).mean() for seed in range(80)]
+    assert min(shares) == 0
+    assert max(shares) == 1
+    assert 0.05 < np.median(shares) < 0.5
+
+
 # Training loop
 
 
@@ -299,7 +381,12 @@ def test_losses_can_be_plotted(tmp_path):
         lines = [f'{{"step": {step}, "loss": 0.5, "{name}": {step}, "clean_on_path": 1}}' for step in (50, 100)]
         (tmp_path / stage / "log.jsonl").write_text("\n".join(lines))
     plot_losses(tmp_path, tmp_path / "losses.png")
-    assert cv2.imread(str(tmp_path / "losses.png")) is not None
+    before = cv2.imread(str(tmp_path / "losses.png"))
+    (tmp_path / "quality.jsonl").write_text('{"step": 50, "energy mosaic": 0.4}\n{"step": 100, "energy mosaic": 0.8}\n')
+    plot_losses(tmp_path, tmp_path / "losses.png")
+    assert cv2.imread(str(tmp_path / "losses.png")).shape[0] > before.shape[0], (
+        "the quality over time has its own panel"
+    )
 
 
 # The bundled model

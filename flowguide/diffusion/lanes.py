@@ -48,10 +48,17 @@ class _Call:
     @property
     def kind(self) -> tuple[Any, ...]:
         """What calls of one batch have in common."""
-        told: list[Any] = []
+        told: list[tuple[str, Any]] = []
         if self.condition is not None:
-            self.condition.each(lambda value: told.append(tuple(value.shape[1:])) or value)  # type: ignore[func-returns-value]
-        return self.stage, tuple(self.given.shape[1:]), self.given.dtype, tuple(told)
+            told = [(name, _shapes(value)) for name, value in vars(self.condition).items()]
+        return self.stage, tuple(self.given.shape[1:]), self.given.dtype, told
+
+
+def _shapes(value: Tensor | tuple[Tensor, ...] | None) -> Any:
+    """Of one row."""
+    if isinstance(value, tuple):
+        return [_shapes(entry) for entry in value]
+    return None if value is None else tuple(value.shape[1:])
 
 
 class Lanes:
@@ -137,7 +144,7 @@ class Lanes:
         missing = (self._most - len(calls)) * counts[-1] if fixed else 0
         made = self._called(calls[0].stage, _Batch.of(calls, missing))
         self.batches[calls[0].stage, len(calls)] += 1
-        for call, part in zip(calls, made[: sum(counts)].split(counts), strict=True):
+        for call, part in zip(calls, torch.split(made[: sum(counts)], counts), strict=True):
             call.made = part.clone() if fixed else part
 
     def _called(self, stage: str, batch: _Batch) -> Tensor:
@@ -198,7 +205,7 @@ class _LaneAutoencoder(Autoencoder):
     def __init__(self, lanes: Lanes, lane: int, whole: Autoencoder):
         super().__init__(whole.network, whole.cell, whole.runtimes)
         self._lanes, self._lane = lanes, lane
-        self.use_tiles: Callable[[], bool] = whole.use_tiles  # type: ignore[method-assign]
+        self.use_tiles: Callable[[], bool] = whole.use_tiles
 
     def encode(self, pictures: Tensor) -> Tensor:
         return self._lanes.ask(self._lane, _Call("encode", pictures))

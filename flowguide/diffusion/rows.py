@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -58,16 +59,19 @@ def advance(
     count, most = len(rows), max(len(rows), at_least)
     output = _predicted(predict, [*rows, *[rows[-1]] * (most - count)])
     x = torch.cat([row.x for row in rows])
-    told = output[-most:][:count], [row.table.row(row.step, row.guidance_scale) for row in rows]
-    beside = {
-        "model_output_uncond": output[:count] if len(output) > most else None,
-        "x0_prev": _stacked([row.trail[-1] if row.table.C[row.step] else None for row in rows], x),
-        "noise": _stacked([row.noises[row.step + 1] if row.table.D[row.step] else None for row in rows], x),
-    }
-    moved, x0 = ops.guided_step(x, *told, **beside)
+    guided_step = partial(
+        ops.guided_step,
+        x,
+        output[-most:][:count],
+        [row.table.row(row.step, row.guidance_scale) for row in rows],
+        model_output_uncond=output[:count] if len(output) > most else None,
+        x0_prev=_stacked([row.trail[-1] if row.table.C[row.step] else None for row in rows], x),
+        noise=_stacked([row.noises[row.step + 1] if row.table.D[row.step] else None for row in rows], x),
+    )
+    moved, x0 = guided_step()
     if pull is not None:
         k0, weight = pull(x0)
-        moved, x0 = ops.guided_step(x, *told, k0=k0, weight=weight, **beside)
+        moved, x0 = guided_step(k0=k0, weight=weight)
     for place, row in enumerate(rows):
         _step(row, moved[place : place + 1], x0[place : place + 1], on_step)
 

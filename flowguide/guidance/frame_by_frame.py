@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ..config import RenderConfig
-from ..diffusion.sampling import LatentGuide
+from ..diffusion.sampling import LatentGuide, StepPull
 from ..diffusion.tables import StepTable
 from ..types import Frame, Guide
 
@@ -52,7 +52,7 @@ class FrameByFrame(Protocol):
         """The guide for `frame` (source [3, H, W] in [-1, 1]), or None where it has to start anew."""
         ...
 
-    def latent_guide(self, carried: Any, k0: Tensor, table: StepTable) -> LatentGuide:
+    def latent_guide(self, carried: Any, k0: Tensor, table: StepTable) -> LatentGuide | StepPull:
         """The sampler's guide from the encoded prior `k0` [1, C, h, w]."""
         ...
 

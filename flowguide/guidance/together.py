@@ -20,7 +20,6 @@ from torch import Tensor
 
 from .. import ops
 from .paths import Path
-from .same_step import smoothed
 from .trust import decided, unchanged
 
 Rows = Sequence[Sequence[Path | None]]
@@ -47,7 +46,7 @@ class Mutual:
         mean, _ = ops.composite(torch.stack(rows), self.trusts)
         total = self.trusts.sum(1)
         sure = total[:, None]
-        k0 = x0 + smoothed(sure * (mean - x0)) / smoothed(sure).clamp_min(1e-6)
+        k0 = x0 + _smoothed(sure * (mean - x0)) / _smoothed(sure).clamp_min(1e-6)
         return k0, self.base[step] * total / (1.0 + total)
 
 
@@ -60,3 +59,11 @@ def seen_cells(path: Path, source: Tensor, there: Tensor, cell: int) -> tuple[Te
     trust = decided(path.confidence * unchanged(source, moved)).nan_to_num()
     flow = F.avg_pool2d(path.uv.nan_to_num()[None], cell)[0] / cell
     return flow, -F.max_pool2d(-trust[None], cell)[0]
+
+
+def _smoothed(values: Tensor) -> Tensor:
+    """Binomial 1 2 1 over the cells, [N, C, h, w]; zeros outside."""
+    kernel = values.new_tensor([1.0, 2.0, 1.0]) / 4.0
+    channels = values.shape[1]
+    both = (kernel[:, None] * kernel).expand(channels, 1, 3, 3)
+    return F.conv2d(values, both, padding=1, groups=channels)

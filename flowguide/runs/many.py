@@ -20,7 +20,7 @@ def render_many(
     outputs: Mapping[str | Path, str | Path],
     *,
     config: RenderConfig | None = None,
-    request: Request = Request(),
+    request: Request = Request(),  # noqa: B008
     segment_frames: int = SEGMENT_FRAMES,
     on_done: Callable[[Entry], None] | None = None,
     should_stop: Callable[[], bool] | None = None,

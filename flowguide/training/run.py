@@ -82,7 +82,9 @@ def train_autoencoder(
     if start_from:
         return AutoencoderTiny.from_pretrained(start_from / "vae", torch_dtype=torch.float32).to(device)
     torch.manual_seed(settings.seed)
-    task = ReconstructionTask(work, settings.autoencoder_shards, settings.seed, settings.autoencoder_batch)
+    task = ReconstructionTask(
+        work, settings.autoencoder_shards, settings.seed, settings.autoencoder_steps, settings.autoencoder_batch
+    )
     autoencoder = build_autoencoder()
     pictures = task.pictures(256)
     initialise_from_pca(autoencoder, pictures)
