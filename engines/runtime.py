@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,9 @@ def kind_of(name: str) -> Kind:
     if name not in RUNTIMES:
         raise UnknownName("runtime", name, RUNTIMES)
     kind = RUNTIMES[name]
+    if kind.package == "openvino":
+        # Its import would tell the vendor's server of itself; where this module is absent, it has a stub.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     if kind.package is not None:
         try:
             importlib.import_module(kind.package)

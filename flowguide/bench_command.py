@@ -28,7 +28,7 @@ def bench_command(
     runtimes: tuple[str, ...] = (),
     options: Annotated[RenderConfig, Parameter(name="*")] = RenderConfig(),  # noqa: B008
     output: Path | None = None,
-    keep: Path | None = None,
+    out_dir: Path | None = None,
     json: bool = False,
 ) -> None:
     """Measure this machine: a clip from file to file by flowguide and by its peers, by turns.
@@ -47,7 +47,7 @@ def bench_command(
         Runtimes to measure flowguide with. Default: --runtime, and OpenVINO on a CPU that has it.
     output
         JSON file for the result.
-    keep
+    out_dir
         Folder to keep the videos in.
     json
         The result as one JSON object instead of a table.
@@ -66,7 +66,7 @@ def bench_command(
         print(text, file=sys.stderr)
 
     with tempfile.TemporaryDirectory() as scratch:
-        folder = keep or Path(scratch)
+        folder = out_dir or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         result = bench(plan, options, folder, say)
     result = {"date": datetime.now(UTC).date().isoformat(), **result}

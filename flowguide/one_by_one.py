@@ -9,6 +9,7 @@ from . import ops
 from .config import RenderConfig
 from .diffusion.image_to_image import ImageToImage, Known, NoiseKey
 from .diffusion.init import InitialLatent
+from .diffusion.programs import programs_of
 from .diffusion.sampling import StepCallback
 from .guidance.frame_by_frame import CarriedPixels, FrameByFrame
 from .timing import StageClock
@@ -31,11 +32,17 @@ class OneByOne:
         self.guidance = guidance
         self._model, self._init, self._device = model, init, device
         self._clock, self._on_step = clock, on_step
+        self.programs = programs_of(config, model, on_step)
+        """Whole frames as one recording each; None where each network is called by itself."""
+        self.packed: Tensor | None = None
+        """The last finished picture as uint8 [3, H, W], where its program made it."""
         self.configure(config)
 
     def configure(self, config: RenderConfig) -> None:
         """Take over changed settings; the state stays."""
         self.guidance.configure(config)
+        if self.programs is not None:
+            self.programs.configure(config)
         self._config = config
 
     @property
@@ -53,10 +60,34 @@ class OneByOne:
         source = self.source(whole)
         moved = self.guidance.carry(whole, source) if self.follows else None
         carried = moved if self._config.guidance else None
-        finished = self._painted(source, carried, NoiseKey(shot, whole.index), None if moved is None else moved.uv)
+        key, uv = NoiseKey(shot, whole.index), None if moved is None else moved.uv
+        finished = self._by_program(whole, source, carried, key, uv)
+        if finished is None:
+            finished = self._painted(source, carried, key, uv)
         self.guidance.remember(whole, source, finished, carried)
         self._init.remember(finished, shot)
         return finished, carried
+
+    def _by_program(
+        self, whole: Frame, source: Tensor, carried: CarriedPixels | None, key: NoiseKey, uv: Tensor | None
+    ) -> Tensor | None:
+        """The finished picture as one program makes it; None where there is none."""
+        self.packed = None
+        if self.programs is None:
+            return None
+        weights = None
+        if carried is not None:
+            like = self._model.latent_like(source[None])
+            weights = self.guidance.latent_guide(carried, like, self._model.table).weights
+        with self._clock("frame"):
+            made = self.programs(
+                whole.rgb, key, source, None if uv is None else uv[None], carried, weights
+            )
+        if made is None:
+            self.programs = None
+            return None
+        picture, self.packed = made
+        return picture
 
     def _painted(self, source: Tensor, carried: CarriedPixels | None, key: NoiseKey, uv: Tensor | None) -> Tensor:
         guide, k0, confidence, known = None, None, None, None

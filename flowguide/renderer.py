@@ -51,12 +51,15 @@ class Styled:
     """Whether the strategy `anchors` carried others from it."""
     carried: CarriedPixels | None = field(default=None, repr=False)
     """What guided the frame, padded to the model's grid; only under a Renderer that explains."""
+    packed: Tensor | None = field(default=None, repr=False)
+    """The picture as uint8 [3, H, W], where the program that painted it made it."""
 
     def frame(self, *, deep: bool = False) -> Frame:
         """The picture rounded to 8 bit, or to 16 where `deep`, with the source's time and opacity."""
         source, alpha = self.source, self.source.alpha
         if not deep:
-            return Frame(ops.from_model(self.picture[None])[0], source.index, source.pts, source.time_base, alpha)
+            rgb = ops.from_model(self.picture[None])[0] if self.packed is None else self.packed
+            return Frame(rgb, source.index, source.pts, source.time_base, alpha)
         codes = ((self.picture.float() + 1.0) * 32767.5).round().clamp(0, 65535).to(torch.int32)
         wide = None if alpha is None else (alpha.to(torch.int32) * 257).to(torch.uint16)
         return Frame(codes.to(torch.uint16), source.index, source.pts, source.time_base, wide)
@@ -239,7 +242,8 @@ class Renderer:
         picture, carried = self._frames(whole, self._shot)
         self._next_index = frame.index + 1
         share = None if carried is None else carried.confident_share
-        done = Finished(whole, picture, share or 0.0, is_anchor=False, carried=carried)
+        packed = self._frames.packed
+        done = Finished(whole, picture, share or 0.0, is_anchor=False, carried=carried, packed=packed)
         return self._styled(frame, done, share, began)
 
     def _styled(self, frame: Frame, done: Finished, share: float | None, began: Mapping[str, float]) -> Styled:
@@ -256,6 +260,7 @@ class Renderer:
             stage_seconds={name: total - began.get(name, 0.0) for name, total in self.clock.seconds.items()},
             is_anchor=done.is_anchor,
             carried=done.carried if self._explain else None,
+            packed=None if done.packed is None else done.packed[:, :height, :width],
         )
         if self._on_frame is not None:
             self._on_frame(styled)

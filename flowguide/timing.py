@@ -14,8 +14,9 @@ from typing import Any, TextIO
 
 from .errors import UsageError
 
-MODEL_STAGES = ("encode", "unet", "decode")
-"""Stages that are the model's own calls; everything else is what flowguide adds."""
+MODEL_STAGES = ("encode", "unet", "decode", "frame")
+"""Stages that are the model's own calls, `frame` where a whole frame is one recording; everything else is what
+flowguide adds."""
 MAIN = "paint"
 """Name of the main thread's row."""
 

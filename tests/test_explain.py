@@ -103,11 +103,24 @@ def test_the_first_systems_strategy_is_explained_too(command: Command, tmp_path:
     assert np.abs(second["reference"].astype(int) - first["result"]).max() <= 1, "in 8 bit, cut off and not rounded"
 
 
+@pytest.mark.parametrize("strategy", ["anchors", "references", "joint", "source"])
+def test_every_strategy_is_explained(command: Command, tmp_path: Path, strategy: str) -> None:
+    code, errors = command("out.mkv", "--strategy", strategy, "--explain", "strips")
+    assert code == 0, errors
+    strips = [columns(path) for path in sorted((tmp_path / "strips").iterdir())]
+    assert len(strips) == FRAMES
+    assert (strips[0]["confidence"] == HOLE_RGB).all(), "the first frame is all hole"
+    for strip in strips[1:]:
+        holes = (strip["confidence"] == HOLE_RGB).all(2)
+        assert holes.mean() < 0.5
+        apart = np.abs(strip["warped"].astype(int) - strip["result"]).mean(2)
+        assert apart[~holes].mean() < 8, "what is known was pasted"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["o.mkv", "--explain", "strips", "--strategy", "anchors"], 2, "under strategy 'anchors' it does not"),
-        (["o.mkv", "--explain", "strips", "--no-guidance"], 2, "under --no-guidance it does not"),
+        (["o.mkv", "--explain", "strips", "--no-guidance"], 2, "under --no-guidance nothing does"),
         (["o.mkv", "--explain", "strips", "--dry-run"], 2, "leave --dry-run, --out-dir and - out"),
         (["-", "--explain", "strips"], 2, "leave --dry-run, --out-dir and - out"),
         (["o.mkv", "--explain", "/proc/strips"], 1, "/proc/strips cannot be made"),

@@ -156,9 +156,7 @@ def test_what_belongs_to_the_cpu_is_told(card: object, tmp_path: Path) -> None:
         ClipReader(clip(tmp_path / "in.mp4", frames=2), decoder="nvdec", device=CPU, deep=True)
 
 
-def test_a_failure_on_the_way_is_a_sentence(
-    card: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_on_the_way_is_a_sentence(card: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: object, packet: object) -> list[object]:
         raise fake_nvcodec.PyNvVCException("HandlePictureDecode :\nError code : 700")
 

@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from flowguide.config import render_config
+from flowguide.diffusion.checkpoint import load_checkpoint
+from flowguide.diffusion.model_folders import preset
 from flowguide.errors import UsageError
+from flowguide.renderer import Renderer
 from flowguide.training.autoencoder import build_autoencoder, initialise_from_pca, to_signal
 from flowguide.training.data import (
     SHARD,
@@ -396,7 +400,7 @@ def test_losses_can_be_plotted(tmp_path):
 def pipeline():
     from diffusers import StableDiffusionImg2ImgPipeline
 
-    pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(BUNDLED, safety_checker=None, torch_dtype=torch.float32)
+    pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(BUNDLED, safety_checker=None, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -433,3 +437,56 @@ def test_bundled_model_stands_extreme_settings(pipeline, strength, scale):
     )
     assert painted.images.shape == (1, 64, 40, 3)
     assert np.isfinite(painted.images).all()
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return load_checkpoint("painter", torch.float32, torch.device("cpu"))
+
+
+def render_two(bundled, size: tuple[int, int], **options) -> list[np.ndarray]:
+    """Two neighbouring frames (height, width) through flowguide, guided."""
+    engine = Renderer(render_config({"noise": "per-frame", **options}), checkpoint=bundled)
+    whole = scene(4, max(size) + 8)
+    return [np.asarray(engine.step(whole[: size[0], shift : shift + size[1]])) for shift in (0, 4)]
+
+
+@pytest.mark.parametrize("size", [(64, 64), (64, 200), (131, 67), (96, 160)])
+def test_bundled_model_renders_odd_sizes(bundled, size):
+    for picture in render_two(bundled, size, prompt="mosaic"):
+        assert picture.shape == (*size, 3)
+        assert picture.std() > 5, "a flat picture is no painting"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(1024, 1024), (1024, 96)])
+def test_bundled_model_renders_large_sizes(bundled, size):
+    for picture in render_two(bundled, size, prompt="ink drawing"):
+        assert picture.shape == (*size, 3)
+        assert picture.std() > 5
+
+
+@pytest.mark.parametrize("prompt", ["", "a boat at sea", "zyxw qué 日本"])
+@pytest.mark.parametrize("strength", [0.0, 1.0])
+def test_bundled_model_renders_any_prompt_and_strength(bundled, prompt, strength):
+    assert all(picture.std() > 5 for picture in render_two(bundled, (64, 64), prompt=prompt, strength=strength))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 7.5, 15.0])
+def test_bundled_model_stands_guidance_scales(bundled, scale):
+    """Strong guidance burns colours; what is not a number would be black."""
+    painted = render_two(bundled, (64, 64), prompt="watercolour", guidance_scale=scale)[0]
+    assert painted.std() > 5
+
+
+def test_zero_strength_gives_the_source_back(bundled):
+    source = scene(4, 72)[:64, :64].astype(float)
+    assert np.abs(render_two(bundled, (64, 64), prompt="mosaic", strength=0.0)[0] - source).mean() < 8
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_presets_are_options_of_a_render(style):
+    options = preset("painter", f"A {style.upper()} of a harbour")
+    assert render_config(options).strength == options["strength"]
+    assert preset("painter", "a harbour") == {}
+    assert preset("/some/folder", style) == {}

@@ -42,7 +42,9 @@ class Plan:
     """Whether torch.compile is measured as well, which takes minutes."""
 
 
-def bench(plan: Plan, config: RenderConfig, folder: Path, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+def bench(
+    plan: Plan, config: RenderConfig, folder: Path, say: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
     """Measure; videos and what is left over lie in `folder`. Returns what `table` prints and JSON holds."""
     clip = plan.clip
     if clip is None:
@@ -85,7 +87,7 @@ def bench(plan: Plan, config: RenderConfig, folder: Path, say: Callable[[str], N
 
 def _sides(plan: Plan, settings: RenderConfig) -> dict[str, tuple[str, RenderConfig]]:
     """Name in the table -> side and its settings."""
-    sides = {}
+    sides: dict[str, tuple[str, RenderConfig]] = {}
     for runtime in plan.runtimes:
         told = "" if runtime == "torch" else f" ({runtime})"
         sides |= {name + told: (name, changed(settings, runtime=runtime)) for name in OURS}

@@ -248,7 +248,9 @@ def _timed(function: Callable[..., Any], clock: StageClock, stage: str) -> Calla
 
 def _flop(config: RenderConfig, device: torch.device, dtype: torch.dtype, clip: Path) -> float:
     """Operations of the UNet for one frame: as many rows and steps as the settings say."""
-    checkpoint: Checkpoint = load_checkpoint(config.model, dtype, device, config.model_copy(update={"runtime": "torch"}))
+    checkpoint: Checkpoint = load_checkpoint(
+        config.model, dtype, device, config.model_copy(update={"runtime": "torch"})
+    )
     with open_clip(clip, config) as reader:
         height, width = (-(-side // checkpoint.grid) * checkpoint.grid for side in reader.info.size)
     cell = checkpoint.autoencoder.cell

@@ -54,6 +54,8 @@ class Checkpoint:
     """What makes the picture for each ControlNet of the denoiser."""
     image_prompt: tuple[tuple[Tensor, ...], ...] = ()
     """The IP-Adapter's embeddings without and with its picture, each [1, pictures, width]."""
+    shared: bool = False
+    """Whether this is one of several lanes' view of one model."""
     _offloaded: bool = False
 
     @property

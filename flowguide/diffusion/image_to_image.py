@@ -15,9 +15,12 @@ from ..timing import StageClock
 from .attention import AttentionSharing
 from .checkpoint import Checkpoint
 from .conditioning import Condition, scale_embedding, size_ids
+from .denoiser import Denoiser
 from .hints import Hint
+from .latents import Autoencoder
 from .memory import MemoryLadder, Rung
 from .noise import START, CarriedNoise, keyed_noise
+from .program import Networks
 from .prompt_text import PromptSchedule, prompt_schedule
 from .prompts import Embedding
 from .rows import Pull, Row, advance
@@ -130,10 +133,54 @@ class ImageToImage:
     def row(self, start: Tensor, key: NoiseKey, *, picture: Tensor, flow: Tensor | None = None) -> Row:
         """A frame before its first step, to be taken on by `advance`; arguments as of `denoise`, of one frame."""
         start = start.float()
-        noises = self._noises([key], start, flow)
-        cond, uncond = self._conditions([key], start, picture, None)
+        noises, cond, uncond = self.before_sampling(key, picture, flow)
+        noises = {number: noise.to(start.device) for number, noise in noises.items()}
         x = self.table.s_z * start + self.table.s_n * noises[START] if len(self.table) else start
-        return Row(self.table, x, noises, cond.expanded(1), uncond, self.guidance_scale)
+        return Row(self.table, x, noises, cond, uncond, self.guidance_scale)
+
+    def before_sampling(
+        self, key: NoiseKey, picture: Tensor, flow: Tensor | None
+    ) -> tuple[dict[int, Tensor], Condition, Condition | None]:
+        """Noise by number, drawn where it is made, and what the model is told with the prompt and without it: of one
+        frame, its source `picture` [1, 3, H, W]; flow as of `denoise`."""
+        like = self.latent_like(picture)
+        drawn_on = like.device if self._config.noise == "carried" else torch.device("cpu")
+        noises = self._noises([key], like.to(drawn_on), flow)
+        cond, uncond = self._conditions([key], like, picture, None)
+        return noises, cond.expanded(1), uncond
+
+    def latent_like(self, picture: Tensor) -> Tensor:
+        """A tensor like the latent [N, C, h, w] of pictures [N, 3, H, W], not filled."""
+        autoencoder = self._checkpoint.autoencoder
+        rows, _, height, width = picture.shape
+        cell = autoencoder.cell
+        return torch.empty(rows, autoencoder.channels, height // cell, width // cell, device=picture.device)
+
+    def networks(self) -> Networks:
+        """The networks as they are, without runtime, clock and ladder, for a frame that is one program."""
+        whole = self._checkpoint
+        denoiser = Denoiser(whole.unet, whole.denoiser.controls)
+        autoencoder = Autoencoder(whole.autoencoder.network, whole.autoencoder.cell, checked=False)
+        return Networks(autoencoder.encode, denoiser, autoencoder.decode)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self._checkpoint.device
+
+    @property
+    def may_overflow(self) -> bool:
+        """Whether the autoencoder works in half precision."""
+        return bool(self._checkpoint.autoencoder.network.dtype == torch.float16)
+
+    @property
+    def is_inpainting(self) -> bool:
+        return self._checkpoint.inpainting
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other lanes call the same networks."""
+        return self._checkpoint.shared
 
     def advance(self, rows: Sequence[Row], pull: Pull | None, on_step: StepCallback | None = None) -> None:
         """One model call for all `rows`, each at a step of its own (see `rows.advance`).

@@ -81,7 +81,8 @@ class Lanes:
         """The checkpoint as the lane of that number calls it."""
         whole = self._checkpoint
         denoiser = _LaneDenoiser(self, lane, whole.denoiser)
-        return replace(whole, denoiser=denoiser, autoencoder=_LaneAutoencoder(self, lane, whole.autoencoder))
+        autoencoder = _LaneAutoencoder(self, lane, whole.autoencoder)
+        return replace(whole, denoiser=denoiser, autoencoder=autoencoder, shared=True)
 
     def begin(self, lane: int) -> None:
         """From now on the others wait for this lane. All lanes of a start begin before any of them works."""

@@ -27,10 +27,12 @@ class Autoencoder:
     (NaN, which would be stored as black), the autoencoder goes on in float32 and says so once.
     """
 
-    def __init__(self, vae: Any, cell: int, runtimes: Runtimes | None = None):
-        """runtimes: what runs the network; default: it is called as it is."""
+    def __init__(self, vae: Any, cell: int, runtimes: Runtimes | None = None, *, checked: bool = True):
+        """runtimes: what runs the network; default: it is called as it is. checked: look for overflow, for which the
+        host has to wait for the device."""
         self._vae = vae
         self.runtimes = runtimes
+        self._checked = checked
         self._tiles = False
         self.cell = cell
         """Side of one latent cell in pixels."""
@@ -71,7 +73,7 @@ class Autoencoder:
 
     def _finite(self, work: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
         result = work(given)
-        if self._vae.dtype == torch.float16 and not bool(torch.isfinite(result).all()):
+        if self._checked and self._vae.dtype == torch.float16 and not bool(torch.isfinite(result).all()):
             if not bool(torch.isfinite(given).all()):
                 raise _not_finite("The model's latents are")
             log.warning("The autoencoder overflows in float16 (black frames); it runs in float32 from now on.")

@@ -23,7 +23,7 @@ from ..flow import FlowEstimator
 from ..timing import StageClock
 from ..types import Frame, Guide
 from .detail import detail, restored
-from .frame_by_frame import CarriedPixels
+from .frame_by_frame import CarriedPixels, Shown
 from .frame_state import frame_state, restored_frame
 from .paths import Path, paths_between, refined
 from .rest import rested
@@ -68,6 +68,8 @@ class Finished:
     is_anchor: bool
     carried: CarriedPixels | None = field(default=None, repr=False)
     """What guided it, for those who want to see it."""
+    packed: Tensor | None = field(default=None, repr=False)
+    """The picture as uint8 [3, H, W], where that is made already."""
 
 
 @dataclass(frozen=True)
@@ -255,7 +257,9 @@ class Anchors:
         with self._clock("glue"):
             picture = self._pasted(own, prior, confidence)
             carried = self._pasted(torch.zeros_like(prior[:1]), torch.ones_like(prior[:1]), confidence)[0]
-        return Finished(frame, picture, float(confidence.mean()), is_anchor), carried
+        most = max(views, key=lambda view: float((view.confidence * view.share).mean()))
+        shown = Shown(Guide(prior, confidence), most.origin.painted[:3], prior, most.uv)
+        return Finished(frame, picture, float(confidence.mean()), is_anchor, shown), carried
 
     def _pasted(self, own: Tensor, prior: Tensor, confidence: Tensor) -> Tensor:
         ready = own[None], prior[None], confidence[None]

@@ -30,28 +30,29 @@ def restored(picture: Tensor, wanted: Tensor) -> Tensor:
     The gain g solves sum (L(picture) + g L(band))² = wanted over each cell, L the Laplacian of the luma.
     """
     luma = _luma(picture)
-    band = luma - _blurred(luma)
+    band = torch.sub(luma, _blurred(luma))
     here, fine = _laplacian(luma), _laplacian(band)
-    energy, mixed, fine_energy = _pooled(here.square()), _pooled(here * fine), _pooled(fine.square()).clamp_min(1e-9)
+    energy, mixed, fine_energy = _pooled(here.square()), _pooled(here * fine), _pooled(fine.square_()).clamp_min(1e-9)
     missing = (RESTORED * _pooled(wanted) - energy).clamp_min(0.0)
     gain = ((mixed.square() + fine_energy * missing).sqrt() - mixed) / fine_energy
-    return picture + _spread(gain.clamp(0.0, LARGEST_GAIN), picture.shape[1:]) * band
+    return picture + band.mul_(_spread(gain.clamp(0.0, LARGEST_GAIN), picture.shape[1:]))
 
 
 def _luma(picture: Tensor) -> Tensor:
-    return 0.299 * picture[0] + 0.587 * picture[1] + 0.114 * picture[2]
+    return (0.299 * picture[0]).add_(picture[1], alpha=0.587).add_(picture[2], alpha=0.114)
 
 
 def _laplacian(luma: Tensor) -> Tensor:
     padded = F.pad(luma[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
-    return padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:] - 4.0 * luma
+    across = (padded[1:-1, :-2] + padded[1:-1, 2:]).sub_(luma, alpha=4.0)
+    return across.add_(padded[:-2, 1:-1]).add_(padded[2:, 1:-1])
 
 
 def _blurred(luma: Tensor) -> Tensor:
     """Binomial 1 2 1 along both axes."""
     padded = F.pad(luma[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
-    rows = (padded[:-2] + 2.0 * padded[1:-1] + padded[2:]) / 4.0
-    return (rows[:, :-2] + 2.0 * rows[:, 1:-1] + rows[:, 2:]) / 4.0
+    rows = (padded[:-2] + padded[2:]).add_(padded[1:-1], alpha=2.0)
+    return (rows[:, :-2] + rows[:, 2:]).add_(rows[:, 1:-1], alpha=2.0).mul_(1 / 16)
 
 
 def _pooled(values: Tensor) -> Tensor:

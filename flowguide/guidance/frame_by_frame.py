@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -40,6 +41,21 @@ class CarriedPixels(Protocol):
     def confident_share(self) -> float:
         """Mean confidence over the frame."""
         ...
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What guided a frame, as plain values."""
+
+    guide: Guide
+    reference: Tensor
+    filled: Tensor
+    uv: Tensor
+
+    @property
+    def confident_share(self) -> float:
+        """Mean confidence over the frame."""
+        return float(self.guide.confidence.mean())
 
 
 class FrameByFrame(Protocol):

@@ -102,7 +102,8 @@ class PreviousFrame:
             anchor, painted = before.anchor.carried(uv, prediction.prior[0, :6])
             prior, seen = painted[:3].clamp(-1.0, 1.0), painted[3:]  # Spline36 overshoots
             log_areas = prediction.prior[0, 6] + log_area(uv)
-            confidence = decided(prediction.confidence[0] * unchanged(source, seen)) * soundness(log_areas)
+            trust = decided(prediction.confidence[0] * unchanged(source, seen)) * soundness(log_areas)
+            confidence = trust.nan_to_num()  # the flow may be NaN where it is not known
             carried = Carried(
                 guide=Guide(prior, confidence),
                 reference=before.painted[:3],

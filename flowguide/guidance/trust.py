@@ -33,12 +33,19 @@ def unchanged(source: Tensor, seen: Tensor) -> Tensor:
     source, seen: [3, H, W] in [-1, 1]. Not frame against frame: a fade, a slow change of light or a slowly slipping
     flow passes every such test and adds up.
     """
-    luma = source.mean(0)
-    across = F.pad(luma[:, 1:] - luma[:, :-1], (0, 1)).abs_()
-    down = F.pad(luma[1:] - luma[:-1], (0, 0, 0, 1)).abs_()
-    allowed = CHANGE + MISREGISTERED_PX * torch.maximum(across, down)
-    difference = (source - seen).abs_().mean(0)
-    return 1.0 / (1.0 + (difference / allowed) ** 4)
+    luma = total(source)
+    steepest, down = torch.zeros_like(luma), torch.zeros_like(luma)
+    torch.sub(luma[:, 1:], luma[:, :-1], out=steepest[:, :-1])
+    torch.sub(luma[1:], luma[:-1], out=down[:-1])
+    torch.maximum(steepest.abs_(), down.abs_(), out=steepest)
+    allowed = steepest.mul_(MISREGISTERED_PX).add_(len(source) * CHANGE)
+    difference = total((source - seen).abs_())
+    return difference.div_(allowed).square_().square_().add_(1.0).reciprocal_()
+
+
+def total(picture: Tensor) -> Tensor:
+    """The sum over the channels of [3, H, W]: as three passes it takes half the time of `sum`."""
+    return (picture[0] + picture[1]).add_(picture[2])
 
 
 def unsharp(picture: Tensor, amount: float) -> Tensor:

@@ -29,9 +29,8 @@ class Explainer:
     def __init__(self, folder: Path, settings: RenderConfig, *, may_replace: bool):
         """Raises UsageError where the settings leave nothing to explain, and where strips are there already;
         FlowguideError where the folder cannot be made."""
-        if not settings.guidance or settings.strategy == "anchors":
-            by = f"strategy {settings.strategy!r}" if settings.guidance else "--no-guidance"
-            raise UsageError(f"--explain shows how the frame before guides each frame; under {by} it does not.")
+        if not settings.guidance:
+            raise UsageError("--explain shows what guides each frame; under --no-guidance nothing does.")
         if not may_replace and folder.is_dir() and any(folder.glob(NAME.replace("{:06d}", "*"))):
             raise UsageError(f"{folder} holds explained frames already; choose another folder, or --overwrite them.")
         try:

@@ -124,9 +124,7 @@ class Session:
                 path, output, self.codec, size=info.size, time_base=info.time_base, rate=info.frame_rate,
                 device=self.renderer.checkpoint.device,
             )  # fmt: skip
-        return SegmentWriter(
-            path, output, self.codec, size=info.size, time_base=info.time_base, rate=info.frame_rate
-        )
+        return SegmentWriter(path, output, self.codec, size=info.size, time_base=info.time_base, rate=info.frame_rate)
 
     def _painted(self, frames: Iterator[Frame]) -> Iterator[Styled]:
         """The painted frames, with an exhausted memory told as a sentence."""

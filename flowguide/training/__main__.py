@@ -1,8 +1,13 @@
 """`python -m flowguide.training`: train, export and measure the bundled model."""
 
+import os
 from pathlib import Path
 
 from cyclopts import App
+
+# their notes about parts that are not used here
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 app = App(name="training", help="Train, export and measure the bundled model, painter.")
 
@@ -81,6 +86,40 @@ def measure(*, data: Path, work: Path, model: Path | None = None, to: Path = Pat
     from .run import BUNDLED
 
     measure_painter(model or BUNDLED, data, work, to)
+
+
+@app.command
+def inpainting(
+    *,
+    work: Path,
+    to: Path,
+    model: Path | None = None,
+    minutes: float = float("inf"),
+    steps: int = 2400,
+    compiled: bool = False,
+) -> None:
+    """Train the inpainting sibling of a painter for some minutes; the same command goes on where it stopped.
+
+    Parameters
+    ----------
+    work
+        Folder of the painter's training, with its squares and latents.
+    to
+        Model folder to write the UNet to.
+    model
+        The painter that it begins as; the bundled one by default.
+    minutes
+        Stop after this time.
+    steps
+        Of the whole training; the learning rate falls over the second half of them.
+    compiled
+        Compile the UNet.
+    """
+    from .inpainting import train_inpainter
+    from .run import BUNDLED
+
+    done = train_inpainter(model or BUNDLED, work, to, minutes, steps=steps, compiled=compiled)
+    print("training complete" if done else "stopped; the same command goes on from here")
 
 
 @app.command

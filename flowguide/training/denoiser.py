@@ -16,7 +16,7 @@ from .rollout import Rollout, TextureLoss
 from .tokenizer import LENGTH, build_tokenizer
 
 FEW_STEP_SHARES = (0.35, 0.85)  # before and in the last part of the training
-LAST_PART = 0.5  # of the training: every second step is a rollout
+LAST_PART = 0.7  # of the training: every second step is a rollout
 
 
 class Painter(nn.Module):

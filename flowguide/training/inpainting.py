@@ -14,6 +14,7 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
+from ..errors import UsageError
 from .autoencoder import to_signal
 from .data import SHARD, load_shard
 from .denoiser import Painter, PathTask
@@ -81,8 +82,16 @@ def edge_strips(picture: np.ndarray, generator: np.random.Generator) -> np.ndarr
 class HolesTask(PathTask):
     """loss_at for the training loop: the painter's paths with a mask and the painted picture around the holes."""
 
-    def __init__(self, latents: list[np.ndarray], work: Path, autoencoder: AutoencoderTiny, seed: int, steps: int,
-                 batch: int, crop: int = 24):  # fmt: skip
+    def __init__(
+        self,
+        latents: list[np.ndarray],
+        work: Path,
+        autoencoder: AutoencoderTiny,
+        seed: int,
+        steps: int,
+        batch: int,
+        crop: int = 24,
+    ):
         super().__init__(latents, seed, steps, batch, crop)
         self.sampler = PathSampler(latents, seed, crop, free_noise_share=FREE_NOISE_SHARE)
         self.squares = [load_shard(work, number) for number in range(len(latents))]
@@ -123,22 +132,26 @@ class HolesTask(PathTask):
         }
 
 
-def train_inpainter(painter: Path, work: Path, to: Path, minutes: float, *, shards: int, steps: int, batch: int = 16,
-                    compiled: bool = False) -> bool:  # fmt: skip
+def train_inpainter(
+    painter: Path, work: Path, to: Path, minutes: float, *, steps: int, batch: int = 16, compiled: bool = False
+) -> bool:
     """Train the sibling of an exported painter for some minutes and write its UNet; True when the training is complete.
 
-    work: the folder of the painter's training, with squares and latents. Stops and goes on as that one does.
+    work: the folder of the painter's training, with squares and latents. Stops and goes on as that one does. Raises
+    UsageError without latents.
     """
     deadline = time.monotonic() + 60 * minutes
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    latents = [np.load(path, mmap_mode="r") for path in sorted((work / "latents").glob("*.npy"))]
+    if not latents:
+        raise UsageError(f"{work} holds no latents; train the painter there first (flowguide training train).")
     parent = Painter()
     load_weights(parent, painter)
     inpainter = build_inpainter(parent).to(device)
     if compiled:
         inpainter.unet.compile(dynamic=False)
-    autoencoder = AutoencoderTiny.from_pretrained(painter / "vae", torch_dtype=torch.float32)
-    latents = [np.load(work / "latents" / f"{number:04d}.npy", mmap_mode="r") for number in range(shards)]
+    autoencoder = AutoencoderTiny.from_pretrained(painter / "vae", dtype=torch.float32)
     task = HolesTask(latents, work, autoencoder, 1, steps, batch)
     schedule = Schedule(steps, 6e-4, warm_up=100, decay_share=0.5)
     loop = TrainingLoop(inpainter, task, schedule, work / "inpainter", betas=(0.9, 0.99), average=0.995)

@@ -13,6 +13,7 @@ import torch
 from diffusers import StableDiffusionImg2ImgPipeline
 from PIL import Image
 
+from ..diffusion.loading import quiet
 from ..flow.dis import search
 from .autoencoder import to_signal
 from .classifier import classify, kept_classifier
@@ -105,7 +106,8 @@ def milliseconds_per_frame(model: Path, picture: np.ndarray) -> float:
 
 
 def load_pipeline(model: Path, dtype: torch.dtype = torch.float32) -> StableDiffusionImg2ImgPipeline:
-    pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(model, safety_checker=None, torch_dtype=dtype)
+    with quiet():
+        pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(model, safety_checker=None, dtype=dtype)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

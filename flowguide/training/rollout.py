@@ -19,7 +19,7 @@ FILTERS = 128
 WINDOWS = (3, 6)  # cells
 DEFAULT_SHARE = 0.6  # of the rollouts at strength .5, 8 steps
 SCALES = (1.0, 1.5, 2.0, 2.0, 2.0, 2.0, 2.0, 3.0)
-ERROR_WEIGHT, LOW_WEIGHT, TEXTURE_WEIGHT = 0.25, 0.5, 1.5
+ERROR_WEIGHT, LOW_WEIGHT, TEXTURE_WEIGHT = 0.25, 1.0, 1.5
 
 
 def rollout_times(generator: np.random.Generator) -> list[int]:

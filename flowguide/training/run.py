@@ -80,7 +80,7 @@ def train_autoencoder(
     if finished.exists():
         return AutoencoderTiny.from_pretrained(finished).to(device)
     if start_from:
-        return AutoencoderTiny.from_pretrained(start_from / "vae", torch_dtype=torch.float32).to(device)
+        return AutoencoderTiny.from_pretrained(start_from / "vae", dtype=torch.float32).to(device)
     torch.manual_seed(settings.seed)
     task = ReconstructionTask(
         work, settings.autoencoder_shards, settings.seed, settings.autoencoder_steps, settings.autoencoder_batch

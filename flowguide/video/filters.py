@@ -6,6 +6,7 @@ import contextlib
 import itertools
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from typing import Protocol
 
 import av.error
 from av.filter import Graph
@@ -13,6 +14,16 @@ from av.video.frame import VideoFrame
 
 Timed = tuple[int, VideoFrame]
 """pts and picture."""
+
+
+class Stamped(Protocol):
+    """What has a time."""
+
+    @property
+    def pts(self) -> int | None: ...
+
+    @property
+    def dts(self) -> int | None: ...
 
 
 def filtered(

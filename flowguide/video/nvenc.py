@@ -144,7 +144,7 @@ class _Told:
 
 
 def _opened(data: list[bytes], codec: str) -> InputContainer:
-    return av.open(io.BytesIO(b"".join(data)), format=codec)
+    return av.open(io.BytesIO(b"".join(data)), mode="r", format=codec)
 
 
 def _tagged(data: list[bytes], codec: str) -> list[bytes]:
@@ -185,9 +185,7 @@ def nvenc_for(
     return False
 
 
-def _why_not(
-    output: str | os.PathLike[str], codec: Codec, size: tuple[int, int], device: torch.device
-) -> str | None:
+def _why_not(output: str | os.PathLike[str], codec: Codec, size: tuple[int, int], device: torch.device) -> str | None:
     if device.type != nvidia.ON:
         return "NVENC takes pictures from a GPU's memory, and the model is not on one."
     if codec.encoder not in ENCODERS or not copies_packets(output) or codec.pixel_format != "yuv420p":

@@ -24,6 +24,7 @@ from .orientation import Orientation
 from .source import STDIN, Clock, Source
 
 log = logging.getLogger("flowguide.video")
+cuda: Any = torch.cuda
 
 FORMATS = {"yuv420p": 8, "yuvj420p": 8, "nv12": 8, "yuv420p10le": 10, "p010le": 10}
 """Pixel format of a clip -> bits: what the card gives as NV12 or P016."""
@@ -107,7 +108,7 @@ class Nvdec:
             reason = self._differs() or self._beyond_the_card()
             if reason is not None:
                 raise BackendMissing(f"NVDEC does not take {source.path}: {reason}.")
-            self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+            self._stream: Any = cuda.Stream(device) if device.type == "cuda" else None
             self._decoder = self._library.CreateDecoder(
                 gpuid=device.index or 0,
                 codec=self._demuxer.GetNvCodecId(),
@@ -148,20 +149,20 @@ class Nvdec:
     def _kept(self, frame: Any) -> Surface:
         """A copy: the decoder writes over its surfaces at the next packet."""
         height, width = self._source.stored_size
-        planes = torch.from_dlpack(frame)
+        planes = torch.utils.dlpack.from_dlpack(frame)
         planes = planes.reshape(-1, planes.shape[1])  # luma, and under it chroma in lines of interleaved pairs
         rows = planes.shape[0] * 2 // 3
         luma = planes[:height, :width].clone()
         chroma = planes[rows : rows + height // 2, :width].clone().reshape(height // 2, width // 2, 2)
         if self._stream is not None:
-            caller = torch.cuda.default_stream(self._device)
+            caller = cuda.default_stream(self._device)
             caller.wait_event(self._stream.record_event())
             for plane in (luma, chroma):
                 plane.record_stream(caller)
         return Surface(luma, chroma, int(frame.getPTS()))
 
     def _on_stream(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+        return nullcontext() if self._stream is None else cuda.stream(self._stream)
 
     def _differs(self) -> str | None:
         """Whether the library looks at another stream, or counts time otherwise."""
@@ -254,7 +255,7 @@ def _unfit(source: Source) -> str | None:
 
 def current_context() -> int:
     """Handle of the CUDA context that torch works in."""
-    torch.cuda.current_stream().synchronize()  # torch makes its context at the first use
+    cuda.current_stream().synchronize()  # torch makes its context at the first use
     handle = ctypes.c_void_p()
     ctypes.CDLL("libcuda.so.1").cuCtxGetCurrent(ctypes.byref(handle))
     return handle.value or 0

@@ -26,7 +26,7 @@ from flowguide.errors import UsageError, VideoError
 from flowguide.types import ClipInfo
 
 from .colour import bits_of, colour_of, has_alpha
-from .filters import Timed, deinterlaced
+from .filters import Stamped, Timed, deinterlaced
 from .orientation import UPRIGHT, orientation_of
 
 log = logging.getLogger("flowguide.video")
@@ -295,7 +295,7 @@ class Clock:
         self._time_base = stream.time_base or 1 / rate
         self._step = max(1, round(1 / (rate * self._time_base)))
 
-    def pts_of(self, picture: VideoFrame) -> int:
+    def pts_of(self, picture: Stamped) -> int:
         pts = picture.pts if picture.pts is not None else picture.dts
         follows = 0 if self._last is None else self._last + self._step
         if pts is None:
