@@ -6,7 +6,9 @@ Per frame of a whole render: the difference between a long and a short one, afte
 count. One thread for the model.
 
 - `ms`: on the clock with the settings' own lookahead, where flow, reading and encoding work beside the model, if the
-  machine has another core; `beside_model` is the share of that in which the model does not work.
+  machine has another core; `beside_model` is the share of that in which the model does not work. `clock_ms` has its
+  columns: what waits for reading and encoding stands under codec, and all that no other column has (predict, guided
+  step, paste, colour, noise, and whatever nobody measured) under glue, whose share is `glue_share`.
 - `cpu_ms`: processor time of all threads by column, without lookahead, so that each stage's time is its own. What the
   stages leave over is the encoder and the journal and stands under codec.
 """
@@ -23,6 +25,7 @@ from results import write_result
 from straight_line import CLIPS, SETTINGS
 
 import flowguide
+from flowguide.machine import keep_freed_memory
 from flowguide.timing import MODEL_STAGES
 
 COLUMNS = {
@@ -31,7 +34,7 @@ COLUMNS = {
     "cuts": ("cuts",),
     "colour": ("colour",),
     "glue": ("glue", "noise", "step"),
-    "codec": ("read", "write"),
+    "codec": ("read", "write", "journal"),
 }
 SHORT, LONG = 8, 40
 
@@ -41,8 +44,11 @@ def main() -> None:
     parser.add_argument("clips", type=Path, help="folder with the clips")
     parser.add_argument("--only", nargs="*", default=list(CLIPS), help="names of clips")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--runtime", default="torch")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/frame-cost-cpu.json"))
     chosen = parser.parse_args()
+    keep_freed_memory()  # as the command line does
+    SETTINGS["runtime"] = chosen.runtime
     spent(chosen.clips / chosen.only[0], CLIPS[chosen.only[0]], SHORT)
     rows = [row(chosen.clips / name, CLIPS[name]) for _ in range(chosen.rounds) for name in chosen.only]
     write_result(chosen.out, rows, settings=SETTINGS)
@@ -51,11 +57,15 @@ def main() -> None:
 def row(source: Path, start: float) -> dict[str, Any]:
     together, alone = per_frame(source, start), per_frame(source, start, lookahead=0)
     codec = alone["cpu"] - sum(alone[name] for name in COLUMNS)
+    waited = {name: together[name] for name in ("model", "flow", "cuts", "codec")}
+    glue = together["clock"] - sum(waited.values())
     result = {
         "clip": source.name,
         "ms": together["clock"],
         "model_ms": together["model"],
         "beside_model": 1 - together["model"] / together["clock"],
+        "clock_ms": waited | {"glue": glue},
+        "glue_share": glue / together["clock"],
         "cpu_ms": {name: alone[name] for name in COLUMNS} | {"codec": alone["codec"] + codec},
         "cpu_beside_model": 1 - alone["model"] / alone["cpu"],
     }

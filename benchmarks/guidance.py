@@ -2,6 +2,7 @@
 
     python benchmarks/guidance.py steady CLIPS_FOLDER PAINTERS_FOLDER --frames 32
     python benchmarks/guidance.py render CLIPS_FOLDER --frames 25
+    python benchmarks/guidance.py strategies CLIPS_FOLDER --frames 25 --only flower.mp4 hand-gesture.mkv
 
 `steady`: clips painted frame by frame by ONNX style networks (input `rgb` float [N, 3, H, W] in 0..255, output the
 same), then steadied. A row's excess is (E - E_source) / (E_painted - E_source), E being E_warp with flow and mask of
@@ -9,7 +10,7 @@ the source (docs/math.md, section 8), by an estimator that did not guide. `exces
 guided and measured by one estimator: what resampling leaves even where nobody disagrees about the flow.
 
 `render`: clips painted by the bundled model under per-frame noise, unguided and by each strategy, anchors every 8
-frames. Excess likewise, against the unguided render.
+frames. Excess likewise, against the unguided render. `strategies`: the same with those of FURTHER.
 """
 
 from __future__ import annotations
@@ -51,11 +52,28 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "previous": {"strategy": "previous"},
     "anchors": {"strategy": "anchors", "anchors": "8"},
 }
+FURTHER: dict[str, dict[str, Any]] = {
+    **{name: STRATEGIES[name] for name in ("unguided", "previous")},
+    "references": {"strategy": "references"},
+    "previous, 2 passes": {"strategy": "previous", "passes": 2, "window": 12},
+    "references, 2 passes": {"strategy": "references", "passes": 2, "window": 12},
+    "joint": {"strategy": "joint"},
+    "joint, every frame": {"strategy": "joint", "joint_every": 1},
+    "by source": {"strategy": "source"},
+    "by source, direct .25": {"strategy": "source", "direct_stabilization_weight": "0.25"},
+    "by source, edge 2": {"strategy": "source", "edge_stabilization_weight": "2"},
+    "by source, flow 0, direct 1": {
+        "strategy": "source",
+        "flow_stabilization_weight": "0",
+        "direct_stabilization_weight": "1",
+    },
+}
+"""The other strategies beside `previous`, for the mode `strategies`."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["steady", "render"])
+    parser.add_argument("what", choices=["steady", "render", "strategies"])
     parser.add_argument("clips", type=Path, help="folder with the clips")
     parser.add_argument("painters", type=Path, nargs="?", help="folder with the ONNX painters")
     parser.add_argument("--frames", type=int, default=32)
@@ -69,7 +87,8 @@ def main() -> None:
         painters = sorted(chosen.painters.glob("*.onnx"))
         rows = [row for name in chosen.only for row in steady_rows(chosen, name, painters)]
     else:
-        rows = [render_row(name, read(chosen, name), chosen.threads) for name in chosen.only]
+        strategies = STRATEGIES if chosen.what == "render" else FURTHER
+        rows = [render_row(name, read(chosen, name), chosen.threads, strategies) for name in chosen.only]
     out = chosen.out or Path(f"benchmarks/results/guidance-{chosen.what}-cpu.json")
     write_result(out, rows, settings={"frames": chosen.frames, "height": chosen.height, "threads": chosen.threads})
 
@@ -80,10 +99,12 @@ def read(chosen: argparse.Namespace, name: str) -> list[Frame]:
         return [_cropped(frame) for frame in reader]
 
 
-def render_row(name: str, source: list[Frame], threads: int) -> dict[str, Any]:
+def render_row(
+    name: str, source: list[Frame], threads: int, strategies: dict[str, dict[str, Any]] = STRATEGIES
+) -> dict[str, Any]:
     clips: dict[str, list[Frame]] = {}
     row: dict[str, Any] = {"clip": name, "noise": "per-frame"}
-    for strategy, options in STRATEGIES.items():
+    for strategy, options in strategies.items():
         renderer = Renderer(RenderConfig(noise="per-frame", threads=threads, **options))
         began = time.perf_counter()
         clips[strategy] = [styled.frame() for styled in renderer(source)]
@@ -97,9 +118,10 @@ def render_row(name: str, source: list[Frame], threads: int) -> dict[str, Any]:
             row[strategy][f"by_{estimator}"] = measured
             row[strategy] |= {"sharpness": report[strategy].sharpness, "colour_drift": report[strategy].colour_drift}
         row["note"] = report["unguided"].note
-    row["speed_up"] = row["anchors"]["fps"] / row["unguided"]["fps"]
+    if "anchors" in clips:
+        row["speed_up"] = row["anchors"]["fps"] / row["unguided"]["fps"]
     told = {key: {k: v for k, v in row[key].items() if k != "stages_ms"} for key in clips}
-    print(name, row["speed_up"], told, flush=True)
+    print(name, row.get("speed_up"), told, flush=True)
     return row
 
 

@@ -1,17 +1,21 @@
-"""Does memory stay flat however long the clip is?
+"""Does memory stay flat, and each frame take the same time, however long the clip is?
 
-    python benchmarks/memory.py --frames 2000
+    python benchmarks/memory.py --frames 5000
 
-Renders a clip of that many frames from file to file at a small size and reads the process's resident memory as it goes.
+Renders a clip of that many frames from file to file at a small size and reads the process's resident memory as it goes,
+the clock and its processor time. `residual`: how far the time at which a frame was finished lies from a straight line
+through all of them, at most, as a share of the whole; of processor time as well, since others use the machine too.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
 from results import write_result
@@ -41,9 +45,13 @@ def main() -> None:
     process = psutil.Process()
     resident: list[int] = []
     peak_at: dict[int, int] = {}
+    clock: list[float] = []
+    processor: list[float] = []
 
     def watch(styled: flowguide.Styled) -> None:
         resident.append(process.memory_info().rss)
+        clock.append(time.perf_counter())
+        processor.append(time.process_time())
         done = styled.source.index + 1
         if done in (EARLY, chosen.frames):
             peak_at[done] = max(resident)
@@ -56,9 +64,18 @@ def main() -> None:
         "peak_mib_at_the_end": peak_at[chosen.frames] / 2**20,
         "growth": growth,
         "fps": report.frames_per_second,
+        "residual": residual(clock),
+        "residual_of_processor_time": residual(processor),
     }
     print(row)
     write_result(chosen.out, [row], size=SIZE)
+
+
+def residual(times: list[float]) -> float:
+    """Largest distance of `times` from their straight line, as a share of the whole time."""
+    frames = np.arange(len(times))
+    line = np.polyval(np.polyfit(frames, times, 1), frames)
+    return float(np.abs(np.array(times) - line).max() / (times[-1] - times[0]))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from flowguide.training.quality import (
     load_pipeline,
     low_frequency_correlation,
     paint,
-)  # fmt: skip
+)
 from flowguide.training.run import BUNDLED
 from flowguide.training.stylise import STYLES, layout_noise, stylise
 

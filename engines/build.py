@@ -14,9 +14,9 @@ import torch
 from flowguide.engines import store
 from flowguide.engines.export import export_onnx
 from flowguide.engines.key import EngineKey, in_order, key_of
-from flowguide.engines.network import Network, Spec
+from flowguide.engines.network import Network
 from flowguide.engines.runtime import RUNTIMES
-from flowguide.engines.tensorrt_build import build_in_own_process
+from flowguide.engines.tensorrt_build import build_in_own_process, profiles_of
 
 from flowguide.errors import ModelError
 
@@ -24,13 +24,18 @@ log = logging.getLogger("flowguide.engines")
 
 
 def engine_file(network: Network, runtime: str, capabilities: tuple[str, ...] = (), *, anew: bool = False) -> Path:
-    """The engine of `network` for `runtime`, built if there is none that is fresh, or in any case.
+    """The engine of `network` for `runtime`, built if there is none that is fresh, or in any case. One for a range of
+    sizes serves where there is none for the very size.
 
     capabilities: cards to build for, such as 8.9; default: the one that is here. Two processes that want the same
     engine build it once. Raises ModelError that says what went wrong and where.
     """
     key = key_of(network, runtime, capabilities)
     file = store.folder() / (key.stem + str(RUNTIMES[runtime].engine))
+    if not anew and not file.is_file():
+        wider = store.covering(key)
+        if wider is not None:
+            return wider
     with store.locked(file):
         why = "it could not be opened" if anew else store.why_stale(file, key)
         if why is None:
@@ -66,7 +71,8 @@ def _build(network: Network, key: EngineKey, file: Path) -> None:
         made = export_onnx(network, scratch / (key.stem + ".onnx"))
         if file.suffix == ".plan":
             plan = scratch / file.name
-            build_in_own_process(str(RUNTIMES[key.runtime].package), made[0], plan, key.compute_capability)
+            library = str(RUNTIMES[key.runtime].package)
+            build_in_own_process(library, made[0], plan, key.compute_capability, profiles_of(network))
             made = [plan]
         store.note_path(file).unlink(missing_ok=True)
         for path in reversed(made):
@@ -83,7 +89,7 @@ def in_float32(network: Network) -> Network:
     import copy
 
     inputs = {
-        name: Spec(spec.shape, torch.float32 if spec.dtype.is_floating_point else spec.dtype)
+        name: dataclasses.replace(spec, dtype=torch.float32) if spec.dtype.is_floating_point else spec
         for name, spec in network.inputs.items()
     }
     return dataclasses.replace(network, module=copy.deepcopy(network.module).float(), inputs=inputs)

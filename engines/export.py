@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import logging
 import re
+import shutil
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 
 import torch
 from flowguide.engines.key import OPSET
-from flowguide.engines.network import Network
+from flowguide.engines.network import FileNetwork, Network
 
 from flowguide.errors import BackendMissing, ModelError
 
@@ -23,6 +25,9 @@ LARGE_BYTES = 1 << 30
 
 def export_onnx(network: Network, file: Path) -> list[Path]:
     """Write `network` at its sizes; returns the files. Raises BackendMissing, or ModelError that names the operator."""
+    if isinstance(network, FileNetwork):
+        shutil.copyfile(network.file, file)
+        return [file]
     try:
         import onnxscript  # noqa: F401
     except ImportError as error:
@@ -40,7 +45,7 @@ def export_onnx(network: Network, file: Path) -> list[Path]:
             torch.onnx.export(
                 module, network.example(), str(file), input_names=list(network.inputs),
                 output_names=list(network.outputs), opset_version=OPSET, dynamo=True, external_data=large,
-                verbose=False,
+                verbose=False, dynamic_shapes=_varying(network),
             )  # fmt: skip
     except OSError:
         raise
@@ -50,6 +55,18 @@ def export_onnx(network: Network, file: Path) -> list[Path]:
         quiet.setLevel(level)
     data = file.with_name(file.name + ".data")
     return [file, data] if data.is_file() else [file]
+
+
+def _varying(network: Network) -> Any:
+    """For each input the dimensions that the exporter shall leave open, nested as the module takes its arguments."""
+    if not any(spec.varying for spec in network.inputs.values()):
+        return None
+    open_ones = tuple(
+        {place: torch.export.Dim.AUTO for place in spec.varying} or None for spec in network.inputs.values()
+    )
+    arguments = inspect.signature(network.module.forward).parameters.values()
+    together = any(argument.kind is inspect.Parameter.VAR_POSITIONAL for argument in arguments)
+    return (open_ones,) if together else open_ones
 
 
 def _reason(error: BaseException) -> str:

@@ -32,6 +32,8 @@ class EngineKey:
     """Cards that it is built for, such as 8.9; empty for ONNX."""
     opset: int = OPSET
     flags: list[str] = field(default_factory=list)
+    ranges: dict[str, list[list[int]]] = field(default_factory=dict)
+    """name -> least and most shape, of inputs whose size is a range"""
 
     @property
     def stem(self) -> str:
@@ -61,6 +63,19 @@ class EngineKey:
         return [f"{name}: {_short(mine[name])}, now {_short(theirs[name])}" for name in mine
                 if json.dumps(mine[name]) != json.dumps(theirs[name])]  # fmt: skip
 
+    def covers(self, other: EngineKey) -> bool:
+        """Whether an engine of this key, for a range of sizes, runs at the sizes that `other` asks for."""
+        if not self.ranges or self.inputs.keys() != other.inputs.keys():
+            return False
+        for name, (shape, dtype) in other.inputs.items():
+            own, own_dtype = self.inputs[name]
+            least, most = self.ranges.get(name, (own, own))
+            if dtype != own_dtype or len(shape) != len(own):
+                return False
+            if any(not a <= side <= b for a, side, b in zip(least, shape, most, strict=True)):
+                return False
+        return not replace(self, inputs=other.inputs, ranges=other.ranges).differences(other)
+
 
 def key_of(network: Network, runtime: str, capabilities: tuple[str, ...] = ()) -> EngineKey:
     """capabilities: cards to build for; default: the one that is here."""
@@ -68,9 +83,13 @@ def key_of(network: Network, runtime: str, capabilities: tuple[str, ...] = ()) -
     cards = list(capabilities)
     if not cards and RUNTIMES[runtime].engine == ".plan" and torch.cuda.is_available():
         cards = [".".join(map(str, torch.cuda.get_device_capability()))]
+    ranges = {
+        name: [list(spec.least or ()), list(spec.most or ())] for name, spec in network.inputs.items() if spec.varying
+    }
     return EngineKey(
-        network.name, network.digest(), inputs, list(network.outputs), runtime, version_of(runtime), in_order(cards)
-    )
+        network.name, network.digest(), inputs, list(network.outputs), runtime, version_of(runtime), in_order(cards),
+        ranges=ranges,
+    )  # fmt: skip
 
 
 def in_order(cards: Iterable[str]) -> list[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,22 @@ class Spec:
     """Shape and dtype of one tensor."""
 
     shape: tuple[int, ...]
+    """Of a range of sizes, the one that it is best at."""
     dtype: torch.dtype
+    least: tuple[int, ...] | None = None
+    """The smallest shape, where a range is asked for; else None, as `most`."""
+    most: tuple[int, ...] | None = None
 
     @staticmethod
     def of(tensor: Tensor) -> Spec:
         return Spec(tuple(tensor.shape), tensor.dtype)
+
+    @property
+    def varying(self) -> tuple[int, ...]:
+        """The dimensions that are not fixed."""
+        if self.least is None or self.most is None:
+            return ()
+        return tuple(place for place, (a, b) in enumerate(zip(self.least, self.most, strict=True)) if a != b)
 
     def empty(self, device: torch.device) -> Tensor:
         return torch.empty(self.shape, dtype=self.dtype, device=device)
@@ -72,3 +84,39 @@ class Network:
         """The module itself, by names."""
         result = self.module(*(given[name] for name in self.inputs))
         return dict(zip(self.outputs, result if isinstance(result, tuple | list) else (result,), strict=True))
+
+
+@dataclass(frozen=True)
+class FileNetwork(Network):
+    """A network that is an ONNX file already; `module` is none."""
+
+    file: Path
+    where: torch.device
+
+    @property
+    def device(self) -> torch.device:
+        return self.where
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32
+
+    def weight_bytes(self) -> int:
+        return self.file.stat().st_size
+
+    def digest(self) -> str:
+        """BLAKE2 of the file."""
+        with self.file.open("rb") as stream:
+            return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def ranged(least: Sequence[Network], best: Sequence[Network], most: Sequence[Network]) -> list[Network]:
+    """The networks `best` for all sizes between those of `least` and those of `most`, in the same order."""
+    made = []
+    for small, middle, large in zip(least, best, most, strict=True):
+        specs = {
+            name: replace(spec, least=small.inputs[name].shape, most=large.inputs[name].shape)
+            for name, spec in middle.inputs.items()
+        }
+        made.append(replace(middle, inputs=specs))
+    return made

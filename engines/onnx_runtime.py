@@ -33,10 +33,19 @@ class OnnxRuntime:
         except Exception as error:
             raise CannotOpen(f"ONNX Runtime cannot load {file.name}: {str(error).splitlines()[0]}") from error
         self.inputs = network.inputs
-        made = {output.name: output.shape for output in self._session.get_outputs()}
+        self._taken = [entry.name for entry in self._session.get_inputs()]
+        made = self._shapes()
         self._results = {name: torch.empty(made[name], dtype=network.dtype, device=device) for name in network.outputs}
         self.outputs = {name: Spec.of(tensor) for name, tensor in self._results.items()}
-        self._taken = [entry.name for entry in self._session.get_inputs()]
+
+    def _shapes(self) -> dict[str, Any]:
+        """The shape of every output; of a file that leaves them open, what a run on zeros gives."""
+        outputs = self._session.get_outputs()
+        if all(isinstance(side, int) for output in outputs for side in output.shape):
+            return {output.name: output.shape for output in outputs}
+        zeros = {name: torch.zeros(self.inputs[name].shape, dtype=self.inputs[name].dtype) for name in self._taken}
+        made = self._session.run(None, {name: value.numpy() for name, value in zeros.items()})
+        return {output.name: value.shape for output, value in zip(outputs, made, strict=True)}
 
     def __enter__(self) -> OnnxRuntime:
         return self

@@ -29,7 +29,12 @@ class OpenVinoRuntime:
             "PERFORMANCE_HINT": "LATENCY",
         }
         try:
-            self._request: Any = openvino.Core().compile_model(str(file), "CPU", settings).create_infer_request()
+            core = openvino.Core()
+            model = core.read_model(str(file))
+            if model.is_dynamic():
+                taken = {name for entry in model.inputs for name in entry.get_names()}
+                model.reshape({name: list(spec.shape) for name, spec in network.inputs.items() if name in taken})
+            self._request: Any = core.compile_model(model, "CPU", settings).create_infer_request()
         except Exception as error:
             raise CannotOpen(f"OpenVINO cannot load {file.name}: {_last_line(error)}") from error
         self.inputs = network.inputs

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Protocol
 
 import torch
-from flowguide.engines.network import Network, Spec
+from flowguide.engines.network import FileNetwork, Network, Spec
 from torch import Tensor
 
 from flowguide.errors import BackendMissing, ModelError, UnknownName
@@ -103,6 +103,10 @@ def open_runtime(name: str, network: Network, precision: torch.dtype) -> Runtime
     """
     check_usable(name, network.device, precision)
     kind = kind_of(name)
+    if kind.engine is None and isinstance(network, FileNetwork):
+        raise BackendMissing(
+            f"The runtime {name} cannot run an ONNX file; use onnx, openvino, tensorrt or tensorrt-rtx."
+        )
     room = importlib.import_module(f"flowguide.engines.{kind.module}")
     opened: Runtime
     if kind.engine is None:

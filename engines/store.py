@@ -103,6 +103,20 @@ def engines() -> list[Path]:
     return sorted(path for path in folder().glob("*") if path.suffix in suffixes)
 
 
+def covering(key: EngineKey) -> Path | None:
+    """A fresh engine for a range of sizes in which those of `key` lie."""
+    for file in engines():
+        if not file.name.startswith(f"{key.network}-"):
+            continue
+        try:
+            found = read_entry(file).key
+        except ModelError:
+            continue
+        if found.covers(key) and why_stale(file) is None:
+            return file
+    return None
+
+
 def prune(*, everything: bool = False) -> tuple[list[str], int]:
     """Delete engines that are stale, or all; what was deleted and the room that it took in bytes."""
     gone, size = [], 0

@@ -1,4 +1,4 @@
-"""ONNX to a TensorRT engine: `python -m flowguide.engines.tensorrt_build LIBRARY ONNX PLAN [8.6 8.9 …]`.
+"""ONNX to a TensorRT engine: `python -m flowguide.engines.tensorrt_build LIBRARY ONNX PLAN PROFILES [8.6 8.9 …]`.
 
 Every engine is built in a process of its own: a build that fails leaves the library unable to build the next one.
 One source for TensorRT 10 and 11 and for TensorRT-RTX, which can build for cards that are not here.
@@ -7,25 +7,44 @@ One source for TensorRT 10 and 11 and for TensorRT-RTX, which can build for card
 from __future__ import annotations
 
 import importlib
+import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flowguide.engines.network import Network
+
 from flowguide.errors import ModelError
 
+Profiles = Mapping[str, Sequence[Sequence[int]]]
+"""Input -> its least, best and most shape."""
 
-def build_in_own_process(library: str, onnx: Path, plan: Path, capabilities: Sequence[str] = ()) -> None:
+
+def profiles_of(network: Network) -> Profiles:
+    """Of every input; one size is a range of one."""
+    return {
+        name: [list(spec.least or spec.shape), list(spec.shape), list(spec.most or spec.shape)]
+        for name, spec in network.inputs.items()
+    }
+
+
+def build_in_own_process(
+    library: str, onnx: Path, plan: Path, capabilities: Sequence[str] = (), profiles: Profiles | None = None
+) -> None:
     """Raises ModelError with what the builder said: the operator and the node, or the version that is too old."""
-    command = [sys.executable, "-m", "flowguide.engines.tensorrt_build", library, str(onnx), str(plan), *capabilities]
+    told = json.dumps(profiles or {})
+    command = [
+        sys.executable, "-m", "flowguide.engines.tensorrt_build", library, str(onnx), str(plan), told, *capabilities
+    ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode or not plan.is_file():
         said = [line for line in done.stderr.splitlines() if line.strip()]
         raise ModelError(f"{library} cannot build {onnx.stem}: {said[-1] if said else f'exit {done.returncode}'}")
 
 
-def build(library: str, onnx: Path, plan: Path, capabilities: Sequence[str]) -> None:
+def build(library: str, onnx: Path, plan: Path, capabilities: Sequence[str], profiles: Profiles) -> None:
     """Raises RuntimeError that names the operator and the node."""
     trt = importlib.import_module(library)
     log = _log(trt)
@@ -40,10 +59,25 @@ def build(library: str, onnx: Path, plan: Path, capabilities: Sequence[str]) -> 
         config.num_compute_capabilities = len(capabilities)
         for place, name in enumerate(capabilities):
             config.set_compute_capability(_capability(trt, name), place)
+    _add_profile(builder, network, config, profiles)
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         raise RuntimeError(log.last or "the builder gave no engine and no reason")
     plan.write_bytes(bytes(serialized))
+
+
+def _add_profile(builder: Any, network: Any, config: Any, profiles: Profiles) -> None:
+    """Ranges of the inputs that the ONNX file leaves open."""
+    inputs = [network.get_input(place) for place in range(network.num_inputs)]
+    varying = [entry for entry in inputs if -1 in tuple(entry.shape)]
+    if not varying:
+        return
+    profile = builder.create_optimization_profile()
+    for entry in varying:
+        if entry.name not in profiles:
+            raise RuntimeError(f"the input {entry.name} has no fixed size, and none was given")
+        profile.set_shape(entry.name, *(tuple(shape) for shape in profiles[entry.name]))
+    config.add_optimization_profile(profile)
 
 
 def _capability(trt: Any, name: str) -> Any:
@@ -77,9 +111,9 @@ def _log(trt: Any) -> Any:
 
 
 def main(arguments: Sequence[str]) -> int:
-    library, onnx, plan, *capabilities = arguments
+    library, onnx, plan, profiles, *capabilities = arguments
     try:
-        build(library, Path(onnx), Path(plan), capabilities)
+        build(library, Path(onnx), Path(plan), capabilities, json.loads(profiles))
     except Exception as error:
         print(" ".join(str(error).split()) or type(error).__name__, file=sys.stderr)
         return 1

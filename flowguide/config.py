@@ -119,6 +119,10 @@ class RenderConfig(BaseModel):
     )
     anchor_frames: int = ANCHOR_FRAMES
     flow: str = FLOW
+    flow_runtime: str = Field(
+        "torch",
+        description="What runs a flow network (flowguide-flow, onnx:FILE), by name as for --runtime.",
+    )
     flow_confidence: str = Field(
         "fused",
         description="How far flow is believed: 'fused' (the check that is part of the warp), 'learned', 'own' (the "

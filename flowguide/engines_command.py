@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json as json_text
+import logging
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
+
+from .errors import UsageError
+
+if TYPE_CHECKING:
+    from .config import RenderConfig
+
+log = logging.getLogger("flowguide.engines")
 
 engines_app = App(name="engines", help="Build, list, check and delete engines of ONNX, OpenVINO and TensorRT.")
 
@@ -36,7 +45,8 @@ def build_engines(
     runtime
         onnx, openvino, tensorrt or tensorrt-rtx.
     size
-        WIDTHxHEIGHT of the frames in pixels.
+        WIDTHxHEIGHT of the frames in pixels; or a range, MIN..MAX or MIN..BEST..MAX, such as 256x256..512x512..768x768:
+        one engine for all of it, slower than one for a size.
     batch
         Frames at once.
     compute_capability
@@ -49,15 +59,14 @@ def build_engines(
         As one JSON object.
     """
     from .config import read_toml, render_config
-    from .errors import UsageError
     from .machine import choose_device, choose_dtype
 
     kind = import_module("flowguide.engines.runtime").kind_of(runtime)
     if kind.engine is None:
         raise UsageError(f"The runtime {runtime} runs the network itself; there is nothing to build.")
-    width, cross, height = size.partition("x")
-    if not (cross and width.isdigit() and height.isdigit() and int(width) and int(height)) or batch < 1:
-        raise UsageError(f"--size is WIDTHxHEIGHT in pixels and --batch at least 1, got {size!r} and {batch}.")
+    if batch < 1:
+        raise UsageError(f"--batch is at least 1, got {batch}.")
+    sizes = [_size(part, size) for part in size.split("..")]
     device = choose_device("auto")
     plan = kind.engine == ".plan"
     if compute_capability and runtime != "tensorrt-rtx":
@@ -68,17 +77,46 @@ def build_engines(
         raise UsageError("There is no card here; name those to build for: --compute-capability 8.6 8.9 12.0.")
     precision = choose_dtype("float16" if plan and dtype == "auto" else dtype, device)
     options = render_config({**(read_toml(config) if config else {}), "model": model})
-    from .diffusion.planned import planned_networks
-
     build = import_module("flowguide.engines.build")
     made: list[dict[str, Any]] = []
-    for network in planned_networks(options, int(height), int(width), batch, precision, device):
+    for network in _planned(options, sizes, batch, precision, device):
         file = build.engine_file(network if plan else build.in_float32(network), runtime, compute_capability)
         made.append(import_module("flowguide.engines.store").read_entry(file).as_dict())
         if not json:
             print(f"{file}  {made[-1]['size_bytes'] / 2**20:.1f} MiB, built in {made[-1]['seconds']:.1f} s")
     if json:
         _print({"engines": made})
+
+
+def _size(text: str, whole: str) -> tuple[int, int]:
+    """(width, height) of WIDTHxHEIGHT."""
+    width, cross, height = text.partition("x")
+    if not (cross and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise UsageError(f"--size is WIDTHxHEIGHT in pixels, or a range of them MIN..BEST..MAX, got {whole!r}.")
+    return int(width), int(height)
+
+
+def _planned(options: RenderConfig, sizes: list[tuple[int, int]], batch: int, precision: Any, device: Any) -> list[Any]:
+    """The networks for one size, or for a range of two or three."""
+    from .diffusion.planned import planned_networks
+
+    if len(sizes) > 3 or any(a > b for least, most in pairwise(sizes) for a, b in zip(least, most, strict=True)):
+        raise UsageError("A range of sizes is MIN..MAX or MIN..BEST..MAX, none smaller than the one before it.")
+    planned = []
+    for width, height in sizes:
+        networks = planned_networks(options, height, width, batch, precision, device)
+        used = next(network.inputs["pictures"].shape[2:] for network in networks if "pictures" in network.inputs)
+        if used != (height, width):
+            log.warning(
+                "Frames of %dx%d are padded to %dx%d, whole cells of the model; the engines are for that size.",
+                *(width, height, used[1], used[0]),
+            )
+        planned.append(networks)
+    if len(planned) == 1:
+        return planned[0]
+    best = planned[1] if len(planned) == 3 else planned[-1]
+    ranged: list[Any] = import_module("flowguide.engines.network").ranged(planned[0], best, planned[-1])
+    return ranged
 
 
 @engines_app.command(name="list")

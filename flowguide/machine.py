@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 from pathlib import Path
@@ -61,6 +62,25 @@ def choose_threads(asked: int) -> int:
     if os.environ.get("OMP_NUM_THREADS", "").isdecimal():
         return torch.get_num_threads()
     return max(1, min(torch.get_num_threads(), usable_cores() - 1))
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep freed memory for the next frame instead of giving it back to the system page by page.
+
+    Every page that is taken anew costs a fault; planes of a frame are as large as those that the frame before freed.
+    Under glibc alone; elsewhere nothing changes.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    for setting, value in ((_MMAP_THRESHOLD, _LARGEST_KEPT), (_TRIM_THRESHOLD, 2**31 - 1)):
+        mallopt(ctypes.c_int(setting), ctypes.c_int(value))
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_LARGEST_KEPT = 32 * 2**20
+"""Bytes; larger pieces, such as weights, come from the system and go back to it."""
 
 
 def cache_folder() -> Path:

@@ -10,7 +10,7 @@ from .config import RenderConfig
 from .diffusion.image_to_image import ImageToImage, Known, NoiseKey
 from .diffusion.init import InitialLatent
 from .diffusion.programs import programs_of
-from .diffusion.sampling import StepCallback
+from .diffusion.sampling import LatentGuide, StepCallback
 from .guidance.frame_by_frame import CarriedPixels, FrameByFrame
 from .timing import StageClock
 from .types import Frame
@@ -78,11 +78,11 @@ class OneByOne:
         weights = None
         if carried is not None:
             like = self._model.latent_like(source[None])
-            weights = self.guidance.latent_guide(carried, like, self._model.table).weights
+            guide = self.guidance.latent_guide(carried, like, self._model.table)
+            assert isinstance(guide, LatentGuide)
+            weights = guide.weights
         with self._clock("frame"):
-            made = self.programs(
-                whole.rgb, key, source, None if uv is None else uv[None], carried, weights
-            )
+            made = self.programs(whole.rgb, key, source, None if uv is None else uv[None], carried, weights)
         if made is None:
             self.programs = None
             return None

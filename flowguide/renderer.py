@@ -249,8 +249,9 @@ class Renderer:
     def _styled(self, frame: Frame, done: Finished, share: float | None, began: Mapping[str, float]) -> Styled:
         """The finished frame at the size of the source; `began`: the clock when work on it began."""
         height, width = frame.size
-        picture = done.picture[:, :height, :width]
+        picture, packed = done.picture[:, :height, :width], done.packed
         if self._region is not None:
+            packed = None
             picture = self._region.applied(picture, frame, self._regions.pop(frame.index))
         styled = Styled(
             picture=picture,
@@ -260,7 +261,7 @@ class Renderer:
             stage_seconds={name: total - began.get(name, 0.0) for name, total in self.clock.seconds.items()},
             is_anchor=done.is_anchor,
             carried=done.carried if self._explain else None,
-            packed=None if done.packed is None else done.packed[:, :height, :width],
+            packed=None if packed is None else packed[:, :height, :width],
         )
         if self._on_frame is not None:
             self._on_frame(styled)

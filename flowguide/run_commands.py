@@ -46,9 +46,11 @@ def render_one(
     explain: Path | None = None,
 ) -> RenderReport:
     """Paint one clip and report on it."""
+    from .machine import keep_freed_memory
     from .runs.clip import SEGMENT_FRAMES, render
     from .terminal import reporter
 
+    keep_freed_memory()
     with reporter(source, output, as_json=as_json) as report:
         done = render(
             source,

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
+from torch import Tensor
+
+from . import ops
 from .anchored import AnchoredFrames
 from .config import RenderConfig, changed
 from .diffusion.checkpoint import Checkpoint
@@ -18,7 +21,7 @@ from .guidance.frame_by_frame import FrameByFrame
 from .guidance.previous import PreviousFrame
 from .guidance.references import References
 from .guidance.seed_v1 import SeedV1
-from .guidance.source import SourceGuided
+from .guidance.source import SourceGuided, knobs_of
 from .guidance.source_terms import terms_of
 from .joint import JointFrames
 from .passes import Passes
@@ -77,9 +80,31 @@ def guidance_of(
             encode=model.encode,
             decode=model.decode,
             terms=terms_of(config, checkpoint.device),
+            show=_image_prompt(config, checkpoint, model),
         )
     made = GUIDANCE.get(config.strategy, PreviousFrame)
     return made(flow, config, checkpoint.autoencoder.cell, clock)
+
+
+def _image_prompt(
+    config: RenderConfig, checkpoint: Checkpoint, model: ImageToImage
+) -> Callable[[Tensor, float], None] | None:
+    """What makes a picture [3, H, W] the model's image prompt; None without an IP-Adapter that is free for it."""
+    prompts = checkpoint.image_prompts
+    if prompts is None or checkpoint.image_prompt:
+        return None
+    if knobs_of(config)["semantic"].is_off:
+        raise UsageError("An IP-Adapter needs a picture: give --ip-image FILE, or a semantic_stabilization_weight.")
+
+    def show(picture: Tensor, scale: float) -> None:
+        from PIL import Image
+
+        prompts.scale(scale)
+        rgb = ops.from_model(picture[None])[0]
+        assert isinstance(rgb, Tensor)
+        model.image_prompt = prompts(Image.fromarray(rgb.permute(1, 2, 0).cpu().numpy()))
+
+    return show
 
 
 def beginning_of(config: RenderConfig) -> RenderConfig:
@@ -87,7 +112,9 @@ def beginning_of(config: RenderConfig) -> RenderConfig:
     if config.strategy != "source" or config.reencode_each_frame:
         return config
     if config.init != "source":
-        raise UsageError(f"init {config.init!r} says what a frame begins from, and so does reencode_each_frame = false.")
+        raise UsageError(
+            f"init {config.init!r} says what a frame begins from, and so does reencode_each_frame = false."
+        )
     return changed(config, init="blend", init_weight=1.0)
 
 

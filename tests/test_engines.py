@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import importlib.util
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from threading import Thread
@@ -15,7 +20,7 @@ import pytest
 import torch
 from flowguide.engines import build, export, store, tensorrt_build
 from flowguide.engines.key import EngineKey, key_of
-from flowguide.engines.network import Network, Spec
+from flowguide.engines.network import Network, Spec, ranged
 from flowguide.engines.runtime import RUNTIMES, Kind, check_usable, kind_of, open_runtime
 from torch import nn
 
@@ -127,8 +132,6 @@ def test_what_cannot_be_used_here_is_refused_with_the_reason(monkeypatch: pytest
 
 
 def test_an_old_tensorrt_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="8.6.1"))
     with pytest.raises(BackendMissing, match=r"needs TensorRT 10 or later, got 8\.6\.1"):
         check_usable("tensorrt", torch.device("cuda"), torch.float16)
@@ -287,3 +290,122 @@ def test_engines_are_built_for_cards_that_are_not_here() -> None:
     assert store.read_entry(file).key.compute_capability == ["8.6", "8.9", "12.0"]
     with pytest.raises(ModelError, match=r"it builds for 7\.5, 8\.0, .* not for 9\.0"):
         build.engine_file(network(rows=2), "tensorrt-rtx", ("9.0",))
+
+
+def for_a_range() -> Network:
+    small, best, large = (
+        Network("picture", Halved().eval(), {"picture": Spec((1, 3, side, side), torch.float32)}, ("hidden",))
+        for side in (16, 32, 64)
+    )
+    return ranged([small], [best], [large])[0]
+
+
+class Halved(nn.Module):
+    """Works at any even size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+
+    def forward(self, picture: torch.Tensor) -> torch.Tensor:
+        return self.conv(picture).relu()
+
+
+@needs_onnx
+@pytest.mark.parametrize("name", ["onnx", ON_THE_CPU[-1]])
+def test_one_engine_for_a_range_of_sizes(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(3)
+    whole = for_a_range()
+    file = build.engine_file(whole, name)
+    assert store.read_entry(file).key.ranges == {"picture": [[1, 3, 16, 16], [1, 3, 64, 64]]}
+    caplog.clear()
+    for side in (16, 40, 64):
+        picture = torch.randn(1, 3, side, side)
+        network = dataclasses.replace(whole, inputs={"picture": Spec.of(picture)})
+        with torch.inference_mode(), open_runtime(name, network, torch.float32) as runtime:
+            expected = network.call({"picture": picture})["hidden"]
+            torch.testing.assert_close(runtime({"picture": picture})["hidden"], expected, rtol=1e-4, atol=1e-5)
+            assert runtime.outputs["hidden"].shape == expected.shape
+    assert store.engines() == [file], "none was built for a single size"
+    outside = dataclasses.replace(whole, inputs={"picture": Spec((1, 3, 80, 80), torch.float32)})
+    assert build.engine_file(outside, name) != file
+
+
+@needs_rtx
+@needs_onnx
+def test_a_range_becomes_a_profile_of_tensorrt_rtx() -> None:
+    file = build.engine_file(for_a_range(), "tensorrt-rtx", ("8.9",))
+    assert file.stat().st_size > 1000
+    assert store.read_entry(file).key.ranges["picture"][1] == [1, 3, 64, 64]
+
+
+@needs_onnx
+def test_why_an_engine_of_another_version_card_or_size_is_not_taken(quick: list[str]) -> None:
+    file = build.engine_file(network(), "onnx")
+    own = key_of(network(), "onnx")
+    others = {
+        "runtime_version: .*, now 0.1": dataclasses.replace(own, runtime_version="0.1"),
+        r'compute_capability: \[\], now \["8.9"\]': dataclasses.replace(own, compute_capability=["8.9"]),
+        "inputs: .*10, 12.*, now .*20, 24": dataclasses.replace(
+            own, inputs={"picture": ([1, 3, 20, 24], "float32"), "timestep": ([1], "float32")}
+        ),
+        "weights: ": dataclasses.replace(own, weights="0" * 32),
+    }
+    for says, key in others.items():
+        why = store.why_stale(file, key)
+        assert why is not None
+        assert re.search(says, why), why
+
+
+WANTS_AN_ENGINE = """
+import sys, time, logging
+sys.path.insert(0, "tests")
+logging.basicConfig()
+import test_engines as t
+from flowguide.engines import build
+
+def slow(network, file):
+    print("builds", flush=True)
+    time.sleep(1.0)
+    return t.written("engine", file)
+
+build.export_onnx = slow
+print("wants", flush=True)
+build.engine_file(t.network(), "onnx")
+print("has", flush=True)
+"""
+
+
+@needs_onnx
+def test_two_processes_that_want_the_same_engine_build_it_once() -> None:
+    command = [sys.executable, "-c", WANTS_AN_ENGINE]
+    root = Path(__file__).parent.parent
+    started = [
+        subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    said = [process.communicate(timeout=120) for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    assert sum(out.count("builds") for out, _ in said) == 1
+    assert all("has" in out for out, _ in said)
+
+
+@pytest.mark.skipif(not has("openvino"), reason="the extra openvino is missing")
+def test_openvino_sends_nothing_home(tmp_path: Path) -> None:
+    """Its import sends an event where the package openvino-telemetry is there, which its wheel asks for."""
+    package = tmp_path / "openvino_telemetry"
+    package.mkdir()
+    (package / "backend.py").write_text("class backend_ga4: pass\n")
+    told = tmp_path / "told"
+    (package / "__init__.py").write_text(
+        "class Telemetry:\n    def __init__(self, *a, **k): pass\n"
+        f"    def send_event(self, *a, **k): open({str(told)!r}, 'a').write('event')\n"
+        "    def __getattr__(self, name): return lambda *a, **k: None\n"
+    )
+    settings = os.environ | {"PYTHONPATH": str(tmp_path)}
+    ours = "from flowguide.engines.runtime import kind_of; kind_of('openvino'); import openvino; openvino.Core()"
+    audit = "import sys; sys.addaudithook(lambda event, _: event.startswith('socket.connect') and sys.exit(event)); "
+    done = subprocess.run([sys.executable, "-c", audit + ours], env=settings, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not told.exists()
+    subprocess.run([sys.executable, "-c", "import openvino"], env=settings, check=True)
+    assert told.read_text() == "event", "this is what its own import does"

@@ -147,9 +147,26 @@ def test_the_engines_command(
         (("build", "--runtime", "torch"), "nothing to build"),
         (("build", "--runtime", "onnx", "--size", "big"), "WIDTHx"),
         (("build", "--runtime", "onnx", "--compute-capability", "8.9"), "Only tensorrt-rtx"),
+        (("build", "--runtime", "onnx", "--size", "64x64..32x96"), "none smaller than the one before"),
     ):
         code, _, err = command(capsys, *arguments)
         assert (code, says in err) == (2, True), err
+
+
+@needs_onnx
+def test_the_command_tells_of_padding_and_builds_for_a_range(
+    tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setattr(build, "export_onnx", lambda network, file: [file] if file.write_text(network.name) else [])
+    asked = ("build", str(tiny_checkpoint), "--runtime", "onnx", "--json", "--size")
+    built = json.loads(command(capsys, *asked, "3x3")[1])["engines"]
+    padded = built[0]["key"]["inputs"]["pictures"][0][2:]
+    assert f"3x3 are padded to {padded[1]}x{padded[0]}" in caplog.text
+    built = json.loads(command(capsys, *asked, "64x48..128x96")[1])["engines"]
+    ranges = {entry["key"]["network"]: entry["key"]["ranges"] for entry in built}
+    assert ranges["vae-encoder"] == {"pictures": [[1, 3, 48, 64], [1, 3, 96, 128]]}
+    assert set(ranges["unet"]) == {"sample"}
+    assert built[0]["key"]["inputs"]["pictures"][0] == [1, 3, 96, 128], "best at the largest where no other is said"
 
 
 @needs_onnx

@@ -300,6 +300,40 @@ def test_an_onnx_network_serves_as_an_estimator(tmp_path, frames):
     assert torch.equal(backward.uv, to.rgb[:2].float())
 
 
+def test_a_network_with_a_free_batch_finds_both_directions_in_one_call(tmp_path, frames):
+    path = network(tmp_path / "net.onnx", {"first": ["n", *FREE[1:]], "second": ["n", *FREE[1:]]})
+    made = estimator(f"onnx:{path}")
+    calls = []
+    real = made._answer
+    made._answer = lambda feed: calls.append(len(feed["first"])) or real(feed)
+    at, to = frames
+    forward, backward = made.both(at, to)
+    assert calls == [2]
+    assert torch.equal(forward.uv, at.rgb[:2].float())
+    assert torch.equal(backward.uv, to.rgb[:2].float())
+
+
+def test_an_onnx_network_by_another_runtime(tmp_path, frames, monkeypatch):
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("FLOWGUIDE_HOME", str(tmp_path))
+    path = network(tmp_path / "net.onnx", {"first": ["n", *FREE[1:]], "second": ["n", *FREE[1:]]})
+    made = estimator(f"onnx:{path}", confidence=None)
+    made.run_by("openvino", torch.device("cpu"))
+    at, to = frames
+    forward, backward = made.both(at, to)
+    assert torch.equal(forward.uv, at.rgb[:2].float())
+    assert torch.equal(backward.uv, to.rgb[:2].float())
+    [engine] = (tmp_path / "engines").glob("flow-*.onnx")
+    engine.write_bytes(b"torn")
+    again = estimator(f"onnx:{path}", confidence=None)
+    again.run_by("openvino", torch.device("cpu"))
+    assert torch.equal(again(at, to).uv, forward.uv), "a damaged engine is made anew"
+    compiled = estimator(f"onnx:{path}")
+    compiled.run_by("torch-compiled", torch.device("cpu"))
+    with pytest.raises(BackendMissing, match="cannot run an ONNX file"):
+        compiled(at, to)
+
+
 def test_the_toml_beside_a_network_says_what_it_takes(tmp_path, frames):
     path = network(tmp_path / "net.onnx", {"b": FREE, "a": FREE}, coarse=2)
     (tmp_path / "net.toml").write_text(

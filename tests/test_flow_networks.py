@@ -269,3 +269,32 @@ def test_without_torchvision_raft_says_what_to_install(monkeypatch: Any, tmp_pat
         estimator(f"raft-small:{tmp_path}/weights.pth")
     with pytest.raises(UsageError, match="updates of RAFT"):
         raft.RaftSmall(updates=0)
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnx"])
+def test_the_network_by_another_runtime(
+    runtime: str, tmp_path: Path, frames: tuple[Frame, Frame], untrained: NetworkFlow, monkeypatch: Any
+) -> None:
+    pytest.importorskip({"openvino": "openvino", "onnx": "onnxruntime"}[runtime])
+    pytest.importorskip("onnxscript")
+    monkeypatch.setenv("FLOWGUIDE_HOME", str(tmp_path))
+    made = NetworkFlow(network=untrained._given)
+    made.run_by(runtime, torch.device("cpu"))
+    for found, expected in zip(made.both(*frames), untrained.both(*frames), strict=True):
+        assert float((found.uv - expected.uv).abs().max()) < 1e-2
+        assert found.confidence is not None
+        assert expected.confidence is not None
+        assert float((found.confidence - expected.confidence).abs().max()) < 1e-2
+    assert len(list((tmp_path / "engines").glob("flow-*.onnx"))) == 1, "both directions from one engine"
+
+
+def test_what_is_no_network_has_no_runtime(untrained: NetworkFlow) -> None:
+    from flowguide.config import render_config
+    from flowguide.flow.chosen import chosen_flow
+
+    with pytest.raises(UsageError, match="runs networks, flowguide-flow and onnx:FILE; dis-filled"):
+        chosen_flow(render_config(flow="dis-filled", flow_runtime="openvino"), torch.device("cpu"))
+    with pytest.raises(BackendMissing, match="needs an NVIDIA GPU"):
+        chosen_flow(render_config(flow="flowguide-flow", flow_runtime="torch-graphed"), torch.device("cpu"))
+    with pytest.raises(UnknownName, match="Did you mean 'openvino'"):
+        chosen_flow(render_config(flow="flowguide-flow", flow_runtime="openvin"), torch.device("cpu"))

@@ -154,4 +154,4 @@ def test_nothing_pops_between_two_windows(flat: Callable) -> None:
     renderer, frames = flat(passes=2, window=4)
     shown = [styled.picture for styled in renderer(frames)]
     across = (shown[4][:, :, 2:-8] - shown[3][:, :, 6:-4]).abs()
-    assert float(across.max()) < 0.02, "less than one colour, in the seams, which are read between pixels"
+    assert float(across.max()) < 0.04, "less than two colours, in the seams, which are read between pixels"

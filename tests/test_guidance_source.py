@@ -253,3 +253,28 @@ def test_a_division_by_zero_during_the_clip_names_the_time(checkpoint: Checkpoin
     frames[1] = Frame(frames[1].rgb, 1, 40)
     with pytest.raises(UsageError, match=r"divides by zero at t = 0.04 s"):
         painted(checkpoint, frames, direct_stabilization_weight="1/(t - 0.04)")
+
+
+def test_an_ip_adapter_is_shown_each_source(tmp_path: Path) -> None:
+    """The weight is its scale: 0 is the model without it."""
+    from test_diffusion_attachments import save_ip_adapter
+    from tiny_checkpoint import save_family
+
+    folder = save_family(tmp_path / "model", "sd1")
+    plain = load_checkpoint(str(folder), torch.float32, torch.device("cpu"), RenderConfig())
+    file = save_ip_adapter(tmp_path, plain.unet)
+    options: dict[str, Any] = {"strategy": "source", "ip_adapter": str(file)}
+    frames = [frame(0), Frame(frame(1).rgb, 1, 40)]
+
+    def made(weight: str) -> list[Tensor]:
+        config = render_config({**options, "semantic_stabilization_weight": weight})
+        adapted = load_checkpoint(str(folder), torch.float32, torch.device("cpu"), config)
+        return painted(adapted, frames, ip_adapter=str(file), semantic_stabilization_weight=weight)
+
+    late, never = made("1 if t > 0.02 else 0"), painted(plain, frames)
+    torch.testing.assert_close(late[0], never[0], atol=1e-4, rtol=0)
+    assert float((late[1] - never[1]).abs().max()) > 1e-3
+    with pytest.raises(UsageError, match="leave its mask and its stop out"):
+        made("1:0.2")
+    with pytest.raises(UsageError, match="--ip-image"):
+        made("0")

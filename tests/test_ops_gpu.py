@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -121,7 +123,35 @@ def test_the_check_says_what_it_lacks() -> None:
     assert done.returncode == 1
     assert "gpu-check needs" in done.stdout
     wrong = subprocess.run([*checked, "everything"], cwd=ROOT, capture_output=True, text=True)
-    assert wrong.stdout.startswith("a step should be one of build, tests, sanitizer, measurements, got everything")
+    assert wrong.stdout.startswith(
+        "a step should be one of build, tests, sanitizer, measurements, engine, video, runti"
+    )
+    assert "got everything" in wrong.stdout
+
+
+def test_what_the_check_lacks_stops_nothing_but_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    specification = importlib.util.spec_from_file_location("gpu_check", ROOT / "benchmarks" / "gpu_check.py")
+    assert specification is not None
+    assert specification.loader is not None
+    check = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(check)
+    monkeypatch.setattr(check, "RESULTS", tmp_path)
+    monkeypatch.setattr(check, "obstacle", lambda _: None)
+    monkeypatch.setattr(check, "absent", lambda name: "the package av" if name == "video" else None)
+    monkeypatch.setattr(check, "STEPS", {name: (lambda name=name: check.step(name, ["/absent"])) for name in
+                                         ("build", "engine", "video", "runtimes")})  # fmt: skip
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    assert check.main([]) == 1
+    content = json.loads((tmp_path / "gpu.json").read_text())
+    assert content["machine"]["cpu"]
+    assert content["driver"]
+    rows = {row["step"]: row for row in content["rows"]}
+    assert set(rows) == {"build", "engine", "video", "runtimes"}
+    assert rows["video"]["passed"] is None
+    assert rows["video"]["end"] == ["not run, without the package av"]
+    assert rows["runtimes"]["passed"] is False
+    assert "No such file" in rows["runtimes"]["end"][0]
+    assert set(check.NEEDED) == {"build", "tests", "sanitizer", "measurements", "engine", "video", "runtimes"}
 
 
 def test_kernels_run_on_the_device_of_their_tensors(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,9 +69,6 @@ def test_a_controlnet_and_sdxl_go_through_a_program(tmp_path: Path) -> None:
         config = render_config(steps=4, **options)
         loaded = load_checkpoint(config.model, torch.float32, CPU, config)
         frames = pan(3)
-        pairs = zip(by_program(loaded, **options)(frames), Renderer(config, checkpoint=loaded)(frames), strict=True)
-        for one, other in pairs if family == "sd1" else pairs:
-            assert one.picture.shape == other.picture.shape
         made = by_program(loaded, **{**options, "noise": "fixed", "steps": 4})
         for one, other in zip(made(frames), Renderer(config, checkpoint=loaded)(frames), strict=True):
             assert float((one.picture - other.picture).abs().max()) <= 1e-5

@@ -32,8 +32,9 @@ from flowguide.training.inpainting import build_inpainter, holes
 from flowguide.training.loop import Schedule, TrainingLoop
 from flowguide.training.paths import PathSampler, few_step_grid, noise_levels, target_velocity
 from flowguide.training.plot import plot_losses
-from flowguide.training.rollout import TextureLoss, guided_velocity, rollout_times
+from flowguide.training.rollout import guided_velocity, rollout_times
 from flowguide.training.stylise import STYLES, layout_noise, peaks, stylise
+from flowguide.training.texture import PATCH, LatentTexture, PictureTexture
 from flowguide.training.tokenizer import LENGTH, TEMPLATES, build_tokenizer, random_prompt, save_tokenizer
 
 BUNDLED = Path(__file__).parents[1] / "flowguide" / "assets" / "painter"
@@ -262,7 +263,7 @@ def textured(count: int = 4, shift: int = 0) -> torch.Tensor:
 
 def test_texture_is_in_place_and_blur_is_not_it():
     """Another layout of the same texture is nearer than its average, although its squared error is larger."""
-    texture = TextureLoss(torch.ones(8))
+    texture = LatentTexture(torch.ones(8))
     here, elsewhere, blur = textured(), textured(shift=5), 0.3 * textured()
     assert texture(here, here).abs().max() == 0
     assert (texture(elsewhere, here) < 0.5 * texture(blur, here)).all()
@@ -273,7 +274,7 @@ def test_texture_may_not_wander():
     """The energies are local: texture on the left is not texture on the right."""
     left = textured().clone()
     left[..., 12:] = 0
-    assert TextureLoss(torch.ones(8))(left, left.flip(3)).min() > 0.3
+    assert LatentTexture(torch.ones(8))(left, left.flip(3)).min() > 0.3
 
 
 def test_rollouts_are_mostly_the_default_use():
@@ -300,7 +301,7 @@ def test_guidance_trains_the_prompted_half_alone():
 
 
 def test_a_rollout_step_has_finite_gradients():
-    task = PathTask(random_latents(), seed=1, steps=4, batch=4, crop=8)
+    task = PathTask(random_latents(), build_autoencoder(), seed=1, steps=4, batch=4, crop=PATCH)
     painter = Painter(channels=(16, 16, 16), text_width=16)
     losses = task(painter, 3)
     assert np.isfinite(losses["rollout_texture"].item())
@@ -336,7 +337,7 @@ def test_holes_are_of_all_sizes():
 def tiny_loop(folder: Path, steps: int = 6) -> TrainingLoop:
     torch.manual_seed(0)
     painter = Painter(channels=(16, 16, 16), text_width=16)
-    task = PathTask(random_latents(), seed=1, steps=steps, batch=2, crop=8)
+    task = PathTask(random_latents(), build_autoencoder(), seed=1, steps=steps, batch=2, crop=PATCH)
     return TrainingLoop(painter, task, Schedule(steps, 1e-3, warm_up=2), folder, log_every=2)
 
 

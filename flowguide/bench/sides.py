@@ -25,7 +25,7 @@ from ..config import RenderConfig, render_config
 from ..diffusion.checkpoint import Checkpoint, load_checkpoint
 from ..diffusion.model_folders import find_model
 from ..errors import FlowguideError, UsageError
-from ..machine import choose_device, choose_dtype, choose_threads
+from ..machine import choose_device, choose_dtype, choose_threads, keep_freed_memory
 from ..pictures import padded
 from ..runs.clip import Request, render
 from ..runs.opened import open_clip, output_codec
@@ -68,6 +68,7 @@ def measured(request: dict[str, Any]) -> dict[str, Any]:
     dtype = choose_dtype(config.dtype, device)
     torch.set_num_threads(choose_threads(config.threads))
     name, clip, output = request["side"], Path(request["clip"]), Path(request["output"])
+    keep_freed_memory()
     paint = ours(name, config, device, dtype) if name in OURS else peer(name, config, device, dtype)
     with tempfile.TemporaryDirectory() as folder:
         paint(clip, Path(folder) / output.name, min(WARM_FRAMES, config.max_frames or WARM_FRAMES))

@@ -190,42 +190,67 @@ def _control_file(path: Path, parts: Parts, dtype: torch.dtype) -> Any:
         return ControlNetModel.from_single_file(str(path), config=scratch, local_files_only=True, torch_dtype=dtype)
 
 
-def image_prompt(parts: Parts, device: torch.device, config: RenderConfig) -> tuple[tuple[Tensor, ...], ...]:
-    """Plug the IP-Adapter of `config.ip_adapter` into the UNet and embed `config.ip_image`.
+class ImagePrompts:
+    """The IP-Adapter of `config.ip_adapter`, plugged into the UNet.
 
-    Returns (without, with): the embeddings of no picture and of the picture, each [1, pictures, width] per adapter.
-    The adapter's CLIP image encoder lies in the folder image_encoder beside its file.
+    Its CLIP image encoder lies in the folder image_encoder beside its file.
     """
-    if config.ip_adapter is None:
-        return ()
-    if config.ip_image is None:
-        raise UsageError("An IP-Adapter needs a picture: give --ip-image FILE.")
-    from PIL import Image
-    from transformers import CLIPVisionModelWithProjection
 
-    name, scale = scaled(config.ip_adapter)
-    path = _file("ip-adapter", name, config)
-    beside = path.parent / "image_encoder"
-    if not beside.is_dir():
-        raise ModelError(f"The IP-Adapter {path} needs its CLIP image encoder in {beside}.")
+    def __init__(self, parts: Parts, device: torch.device, config: RenderConfig):
+        from transformers import CLIPVisionModelWithProjection
+
+        name, scale = scaled(config.ip_adapter or "")
+        self._path, self._device = _file("ip-adapter", name, config), device
+        beside = self._path.parent / "image_encoder"
+        if not beside.is_dir():
+            raise ModelError(f"The IP-Adapter {self._path} needs its CLIP image encoder in {beside}.")
+        self._pipeline = pipeline_around(parts)
+        encoder = load(CLIPVisionModelWithProjection, beside, dtype=parts.unet.dtype, allow_pickle=config.allow_pickle)
+        self._pipeline.register_modules(image_encoder=encoder)
+        with self._told():
+            self._pipeline.load_ip_adapter(
+                str(self._path.parent), subfolder="", weight_name=self._path.name, image_encoder_folder=None,
+                local_files_only=True,
+            )  # fmt: skip
+            self.scale(scale)
+            self._pipeline.image_encoder.to(device)
+            parts.unet.to(device)
+
+    def scale(self, value: float) -> None:
+        """How much of the picture is heard from now on."""
+        self._pipeline.set_ip_adapter_scale(value)
+
+    def __call__(self, picture: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """(without, with): the embeddings of no picture and of `picture`, a PIL image, each [1, pictures, width] per
+        adapter."""
+        with self._told(), torch.inference_mode():
+            both = self._pipeline.prepare_ip_adapter_image_embeds([picture], None, self._device, 1, True)
+        return tuple(entry[:1] for entry in both), tuple(entry[1:] for entry in both)
+
+    def _told(self) -> contextlib.AbstractContextManager[None]:
+        return _one_sentence(f"The IP-Adapter {self._path}", "made for another family of models, or damaged")
+
+
+def image_prompts(parts: Parts, device: torch.device, config: RenderConfig) -> ImagePrompts | None:
+    """The IP-Adapter of `config`, None where there is none. Raises UsageError where it has no picture to look at."""
+    if config.ip_adapter is None:
+        return None
+    if config.ip_image is None and config.strategy != "source":
+        raise UsageError("An IP-Adapter needs a picture: give --ip-image FILE.")
+    return ImagePrompts(parts, device, config)
+
+
+def image_prompt(prompts: ImagePrompts | None, config: RenderConfig) -> tuple[tuple[Tensor, ...], ...]:
+    """The embeddings (without, with) of `config.ip_image`; empty where there is none."""
+    if prompts is None or config.ip_image is None:
+        return ()
+    from PIL import Image
+
     try:
         picture = Image.open(config.ip_image).convert("RGB")
     except OSError as error:
         raise UsageError(f"The picture {config.ip_image} cannot be read: {first_line(error)}") from error
-    pipeline = pipeline_around(parts)
-    encoder = load(CLIPVisionModelWithProjection, beside, dtype=parts.unet.dtype, allow_pickle=config.allow_pickle)
-    pipeline.register_modules(image_encoder=encoder)
-    with _one_sentence(f"The IP-Adapter {path}", "made for another family of models, or damaged"):
-        pipeline.load_ip_adapter(
-            str(path.parent), subfolder="", weight_name=path.name, image_encoder_folder=None,
-            local_files_only=True,
-        )  # fmt: skip
-        pipeline.set_ip_adapter_scale(scale)
-        pipeline.image_encoder.to(device)
-        parts.unet.to(device)
-        with torch.inference_mode():
-            both = pipeline.prepare_ip_adapter_image_embeds([picture], None, device, 1, True)
-    return tuple(entry[:1] for entry in both), tuple(entry[1:] for entry in both)
+    return prompts(picture)
 
 
 def _file(kind: str, name: str, config: RenderConfig) -> Path:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..config import RenderConfig, render_config
 from ..errors import ModelError, UsageError
-from .attachments import add_embeddings, fuse_loras, image_prompt, load_controls
+from .attachments import ImagePrompts, add_embeddings, fuse_loras, image_prompt, image_prompts, load_controls
 from .denoiser import Denoiser
 from .hints import Hint
 from .latents import Autoencoder
@@ -54,6 +54,8 @@ class Checkpoint:
     """What makes the picture for each ControlNet of the denoiser."""
     image_prompt: tuple[tuple[Tensor, ...], ...] = ()
     """The IP-Adapter's embeddings without and with its picture, each [1, pictures, width]."""
+    image_prompts: ImagePrompts | None = None
+    """What embeds further pictures for the IP-Adapter."""
     shared: bool = False
     """Whether this is one of several lanes' view of one model."""
     _offloaded: bool = False
@@ -160,7 +162,8 @@ def load_checkpoint(
     add_embeddings(parts, config)
     fuse_loras(parts, config)
     controls = load_controls(parts, dtype, config)
-    image = image_prompt(parts, device, config)
+    adapter = image_prompts(parts, device, config)
+    image = image_prompt(adapter, config)
     networks = [parts.unet, parts.vae, *parts.text_encoders]
     for network in networks:
         network.to(device).eval().requires_grad_(False)
@@ -180,6 +183,7 @@ def load_checkpoint(
         zero_empty_prompt=bool(parts.index.get("force_zeros_for_empty_prompt", len(parts.text_encoders) == 2)),
         hints=tuple(hint for _, hint in controls),
         image_prompt=image,
+        image_prompts=adapter,
     )
 
 

@@ -56,6 +56,8 @@ class ImageToImage:
         self._ladder = MemoryLadder(self._rungs())
         self.carried_noise = CarriedNoise(config.seed, checkpoint.autoencoder.cell)
         """State of the noise `carried`; a resumed run restores it."""
+        self.image_prompt: tuple[tuple[Tensor, ...], ...] = ()
+        """What the IP-Adapter is shown from now on, without and with; empty: the checkpoint's own picture."""
         self.attention = AttentionSharing(checkpoint.unet, plain=checkpoint.denoiser.runtimes is None)
         """Sharing of self-attention between frames; off unless entered."""
         checkpoint.pack()
@@ -215,7 +217,7 @@ class ImageToImage:
         """What the model is told with the prompt and, under classifier-free guidance, without it; a row per key."""
         checkpoint, config, prompts = self._checkpoint, self._config, self._checkpoint.prompts
         rows = start.shape[0]
-        without, image = checkpoint.image_prompt or ((), ())
+        without, image = self.image_prompt or checkpoint.image_prompt or ((), ())
         beside: dict[str, Any] = {
             "scale": self._scale(rows),
             "inpaint": self._inpaint(start, known) if checkpoint.inpainting else None,

@@ -35,7 +35,8 @@ def planned_networks(
 ) -> list[Any]:
     """The networks (engines.network.Network) of `config` for pictures of height × width px, `batch` frames at once.
 
-    Sides are rounded up to the checkpoint's grid. Raises ModelError and UsageError as loading does.
+    Under the strategy `step-aligned` the UNet's rows are as many as its steps, each with a timestep of its own. Sides
+    are rounded up to the checkpoint's grid. Raises ModelError and UsageError as loading does.
     """
     checkpoint = load_checkpoint(config.model, dtype, device, config.model_copy(update={"runtime": "torch"}))
     recorder = _Recorder()
@@ -44,5 +45,10 @@ def planned_networks(
     height, width = (-(-side // checkpoint.grid) * checkpoint.grid for side in (height, width))
     pictures = torch.zeros(batch, 3, height, width, device=device)
     keys = [NoiseKey(shot=0, frame=frame) for frame in range(batch)]
-    model.decode(model.denoise(model.encode(pictures), keys, picture=pictures))
+    start = model.encode(pictures)
+    if config.strategy == "step-aligned" and config.guidance:
+        model.advance([model.row(start[:1], keys[0], picture=pictures[:1])], None)
+    else:
+        start = model.denoise(start, keys, picture=pictures)
+    model.decode(start)
     return list(recorder.networks.values())

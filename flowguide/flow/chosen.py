@@ -30,8 +30,12 @@ def chosen_flow(config: RenderConfig, device: torch.device) -> FlowEstimator:
     if measure == OWN and config.flow != NetworkFlow.NAME:
         raise UsageError(f"The flow confidence 'own' is that of {NetworkFlow.NAME}; {config.flow} has none of its own.")
     made = estimator(config.flow, **options)
+    if config.flow_runtime != "torch" and not isinstance(made, PairEstimator):
+        raise UsageError(f"The flow runtime {config.flow_runtime!r} runs networks; {config.flow} is none.")
     if isinstance(made, PairEstimator):
         made.device = device
+        if config.flow_runtime != "torch":
+            made.run_by(config.flow_runtime, device)
         if config.flow_cache is not None:
             return CachedFlow(made, Path(config.flow_cache), round(config.flow_cache_gib * 1024**3))
     return made

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..diffusion.runtimes import Runtimes
 from ..errors import ModelError
 from ..types import Flow, Frame
 from .confidence import Confidence
@@ -21,6 +22,21 @@ from .protocol import PairEstimator, require_same_size
 WEIGHTS = Path(__file__).parent.parent / "assets" / "flow" / "flow.safetensors"
 LARGEST_AREA_PX = 768 * 768
 """Larger frames are found smaller: all places are compared with all, and that grows with the square of the area."""
+
+
+OUTPUTS = ("uv", "log_scale", "visible")
+
+
+class PlainFlow(nn.Module):
+    """The network with tensors alone: two pictures in, OUTPUTS of both directions out."""
+
+    def __init__(self, network: FlowNetwork):
+        super().__init__()
+        self.network = network
+
+    def forward(self, at: Tensor, to: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        found = self.network(at, to)
+        return found.uv, found.log_scale, found.visible
 
 
 class NetworkFlow(PairEstimator):
@@ -36,6 +52,7 @@ class NetworkFlow(PairEstimator):
         super().__init__(confidence=None if confidence == "own" else confidence)
         self._own = confidence == "own"
         self._given = network
+        self._runtimes: Runtimes | None = None
 
     @property
     def name(self) -> str:
@@ -45,7 +62,11 @@ class NetworkFlow(PairEstimator):
     def key(self) -> str | None:
         if self._given is not None or super().key is None:
             return None
-        return f"{super().key} {'own' if self._own else ''} {weights_digest()} torch-{torch.__version__}"
+        return f"{super().key} {'own' if self._own else ''} {weights_digest()} {self.runtime} {torch.__version__}"
+
+    def run_by(self, runtime: str, device: torch.device) -> None:
+        self.runtime, self.device = runtime, device
+        self._runtimes = Runtimes(runtime, device, torch.float32)
 
     def displacement(self, at: Frame, to: Frame) -> Tensor:
         return self.displacements(at, to)[0]
@@ -86,9 +107,13 @@ class NetworkFlow(PairEstimator):
         size = working_size(frames.size)
         first, second = (torch.cat([_prepared(pair[place], size) for pair in pairs]).to(device) for place in (0, 1))
         with torch.inference_mode():
-            found = network(first, second)
-            visible = found.visible.sigmoid()
-            parts = torch.cat([found.uv, right_within(found.log_scale) * visible, visible], 1)
+            plain = PlainFlow(network)
+            if self._runtimes is None:
+                uv, log_scale, score = plain(first, second)
+            else:
+                uv, log_scale, score = self._runtimes("flow", plain, {"at": first, "to": second}, OUTPUTS)
+            visible = score.sigmoid()
+            parts = torch.cat([uv, right_within(log_scale) * visible, visible], 1)
         parts = parts[:, :, : size[0], : size[1]].to(frames.rgb.device, torch.float32, copy=True)
         flows = []
         for part, (here, there) in zip(parts, [*pairs, *((to, at) for at, to in pairs)], strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import BackendMissing, ModelError, UnknownName, UsageError
+from ..errors import BackendMissing, FlowguideError, ModelError, UnknownName, UsageError
 from ..types import Flow, Frame
 from .confidence import Confidence
 from .protocol import PairEstimator
@@ -62,7 +63,7 @@ class NetworkLayout:
 
 
 class OnnxFlow(PairEstimator):
-    """The network at `path`, run by ONNX Runtime on the CPU.
+    """The network at `path`, run by ONNX Runtime on the CPU unless `run_by` says otherwise.
 
     Pictures are padded, or scaled where the network has a fixed size. Raises ModelError for a file that is no network
     or has other inputs, BackendMissing without onnxruntime.
@@ -77,6 +78,12 @@ class OnnxFlow(PairEstimator):
         self._inputs = self._chosen_inputs()
         self._output = self._chosen_output()
         self._channels_last = self._is_channels_last()
+        self._opened: dict[tuple[int, ...], Any] = {}
+
+    def run_by(self, runtime: str, device: torch.device) -> None:
+        engines: Any = importlib.import_module("flowguide.engines.runtime")
+        engines.check_usable(runtime, device, torch.float32)
+        self.runtime, self.device = runtime, device
 
     @property
     def name(self) -> str:
@@ -87,19 +94,49 @@ class OnnxFlow(PairEstimator):
         if super().key is None:
             return None
         content = hashlib.blake2b(self.path.read_bytes(), digest_size=16).hexdigest()
-        return f"{super().key} {content} {self.layout}"
+        return f"{super().key} {content} {self.layout} {self.runtime}"
 
     def displacement(self, at: Frame, to: Frame) -> Tensor:
+        return self._found([(at, to)])[0]
+
+    def displacements(self, at: Frame, to: Frame) -> tuple[Tensor, Tensor]:
+        if isinstance(self._shape()[0], int):  # a network for one pair at a time
+            return self.displacement(at, to), self.displacement(to, at)
+        there, back = self._found([(at, to), (to, at)])
+        return there, back
+
+    def _found(self, pairs: list[tuple[Frame, Frame]]) -> list[Tensor]:
+        """The displacement of each pair, all of one size and in one call."""
         size = self._fixed_size()
-        pictures = [self._picture(frame, size) for frame in (at, to)]
+        pictures = [torch.cat([self._picture(pair[place], size) for pair in pairs]) for place in (0, 1)]
         axis = 3 if self._channels_last else 1
         stacked = [torch.cat(pictures, axis)] if len(self._inputs) == 1 else pictures
-        feed = {name: picture.numpy() for name, picture in zip(self._inputs, stacked, strict=True)}
+        frame = pairs[0][0]
         try:
-            answer = torch.from_numpy(self._session.run([self._output], feed)[0]).float()
+            answer = self._answer(dict(zip(self._inputs, stacked, strict=True)))
+        except FlowguideError:
+            raise
         except Exception as error:
-            raise ModelError(f"The flow network {self.path} failed on {at.size}: {error}") from error
-        return self._in_pixels(answer, at, size).to(at.rgb.device)
+            raise ModelError(f"The flow network {self.path} failed on {frame.size}: {error}") from error
+        return [self._in_pixels(row[None], frame, size).to(frame.rgb.device) for row in answer]
+
+    def _answer(self, feed: dict[str, Tensor]) -> Tensor:
+        """The network's flow, on the CPU."""
+        if self.runtime in ("torch", "onnx") and (self.device is None or self.device.type == "cpu"):
+            told = {name: picture.numpy() for name, picture in feed.items()}
+            return torch.from_numpy(self._session.run([self._output], told)[0]).float()
+        device = self.device or torch.device("cpu")
+        given = {name: picture.to(device) for name, picture in feed.items()}
+        place = tuple(side for picture in given.values() for side in picture.shape)
+        if place not in self._opened:
+            network: Any = importlib.import_module("flowguide.engines.network")
+            engines: Any = importlib.import_module("flowguide.engines.runtime")
+            specs = {name: network.Spec.of(picture) for name, picture in given.items()}
+            outputs = tuple(node.name for node in self._session.get_outputs())
+            file = network.FileNetwork("flow", torch.nn.Identity(), specs, outputs, self.path, device)
+            self._opened[place] = engines.open_runtime(self.runtime, file, torch.float32)
+        answer: Tensor = self._opened[place](given)[self._output].float().cpu().clone()
+        return answer
 
     def _picture(self, frame: Frame, size: tuple[int, int] | None) -> Tensor:
         rgb = frame.rgb[None].float().cpu()

@@ -52,6 +52,8 @@ class PairEstimator(ABC):
         self.confidence = None if confidence is None else confidence_measure(confidence)
         self.device: torch.device | None = None
         """Where a network runs; without it, where the frames are."""
+        self.runtime = "torch"
+        """What runs a network, by name; see `run_by`."""
         self._measure = confidence if isinstance(confidence, str) else None if confidence else "none"
 
     @property
@@ -65,6 +67,15 @@ class PairEstimator(ABC):
             return None
         weights = weights_digest() if self._measure == "learned" else ""
         return f"{self.name} {self._measure} {weights} opencv-{cv2.__version__}"
+
+    def run_by(self, runtime: str, device: torch.device) -> None:
+        """Run the estimator's network by another runtime than plain PyTorch, on `device`.
+
+        Raises UsageError for an estimator that is no network, BackendMissing where the runtime cannot be used here.
+        """
+        raise UsageError(
+            f"The flow runtime {runtime!r} runs networks, flowguide-flow and onnx:FILE; {self.name} is none of them."
+        )
 
     @abstractmethod
     def displacement(self, at: Frame, to: Frame) -> Tensor:

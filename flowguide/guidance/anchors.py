@@ -10,7 +10,6 @@ one more anchor, and the others are carried from that too. Only slivers are pain
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,8 +25,8 @@ from .detail import detail, restored
 from .frame_by_frame import CarriedPixels, Shown
 from .frame_state import frame_state, restored_frame
 from .paths import Path, paths_between, refined
-from .rest import rested
 from .rules import AnchorRule
+from .seams import joined
 from .stretch import log_area, soundness
 from .trust import decided, unchanged
 
@@ -191,27 +190,27 @@ class Anchors:
 
     def _next_anchor(self) -> Iterator[Finished]:
         """Make the last frame that waits an anchor, and finish those before it from both sides."""
-        waiting, self._waiting, self._way = self._waiting, [], None
-        assert self._anchor is not None
+        waiting, way = self._waiting, self._way
+        self._waiting, self._way = [], None
+        assert way is not None
         last = waiting[-1]
         with self._clock("glue"):
             source = _source(last.frame)
-            way = _chain(self._anchor, [(step.frame, step.to_before) for step in waiting])[-1]
             views = [self._drifted_back(last.frame, way, source, origin) for origin in self._origins]
         finished, origins = self._made_anchor(last.frame, source, views)
-        yield from self._between(self._anchor, waiting, self._origins, origins)
+        yield from self._between(waiting, self._origins, origins)
         self._anchor, self._origins = last.frame, origins
         self._rule.begin(last.frame)
         yield finished
 
     def _between(
-        self, earlier: Frame, steps: Sequence[_Waiting], before: Sequence[Origin], after: Sequence[Origin]
+        self, steps: Sequence[_Waiting], before: Sequence[Origin], after: Sequence[Origin]
     ) -> Iterator[Finished]:
-        """The frames between the anchor `earlier` and the last step, whose origins are `before` and `after`."""
+        """The frames between two anchors, whose origins are `before` and `after`. The last step is the later anchor."""
         if len(steps) < 2:
             return
         with self._clock("glue"):
-            there, back = _ways(earlier, steps)
+            there, back = _ways(steps)
             most = _most_uncovered(there, back)
         if most is None:
             for place, (left, right) in enumerate(zip(there, back, strict=True)):
@@ -226,9 +225,9 @@ class Anchors:
             views = _views_between(source, there[most], back[most], before, after, progress)
         finished, origins = self._made_anchor(frame, source, views)
         del there, back, views
-        yield from self._between(earlier, steps[: most + 1], before, origins)
+        yield from self._between(steps[: most + 1], before, origins)
         yield finished
-        yield from self._between(frame, steps[most + 1 :], origins, after)
+        yield from self._between(steps[most + 1 :], origins, after)
 
     def _made_anchor(self, frame: Frame, source: Tensor, views: Sequence[_View]) -> tuple[Finished, list[Origin]]:
         """The finished frame, and the origins of its pixels."""
@@ -255,7 +254,7 @@ class Anchors:
             prior = restored(filled, known[6].clamp_min(0.0)).clamp(-1.0, 1.0)
         own = self._paint(frame, Known(Guide(prior, confidence), _distance_px(views) if is_anchor else None))
         with self._clock("glue"):
-            picture = self._pasted(own, prior, confidence)
+            picture = self._pasted(joined(own, prior, confidence), prior, confidence)
             carried = self._pasted(torch.zeros_like(prior[:1]), torch.ones_like(prior[:1]), confidence)[0]
         most = max(views, key=lambda view: float((view.confidence * view.share).mean()))
         shown = Shown(Guide(prior, confidence), most.origin.painted[:3], prior, most.uv)
@@ -291,19 +290,18 @@ def _distance_px(views: Sequence[_View]) -> Tensor:
     return lengths.gather(0, most)[0].nan_to_num()
 
 
-def _ways(earlier: Frame, steps: Sequence[_Waiting]) -> tuple[list[Path], list[Path]]:
-    """From each frame between two anchors to the `earlier` one and to the last step, which is the later one."""
-    there = _chain(earlier, [(step.frame, step.to_before) for step in steps[:-1]])
-    later = [(before.frame, step.from_before) for before, step in itertools.pairwise(steps)]
-    return there, _chain(steps[-1].frame, later[::-1])[::-1]
+def _ways(steps: Sequence[_Waiting]) -> tuple[list[Path], list[Path]]:
+    """From each frame between two anchors to the one before and to the one after; the last step is the latter."""
+    there = _chain([step.to_before for step in steps[:-1]])
+    return there, _chain([step.from_before for step in steps[:0:-1]])[::-1]
 
 
-def _chain(far: Frame, steps: Sequence[tuple[Frame, Path]]) -> list[Path]:
-    """Paths to the frame `far` from the frame of each step, whose own path leads to the step before or to `far`."""
+def _chain(steps: Sequence[Path]) -> list[Path]:
+    """The steps composed up to each; they lead away from where the chain began."""
     composed: list[Path] = []
-    for _, path in steps:
+    for path in steps:
         composed.append(path.then(composed[-1]) if composed else path)
-    return rested(far, [(frame, path) for (frame, _), path in zip(steps, composed, strict=True)])
+    return composed
 
 
 def _most_uncovered(there: Sequence[Path], back: Sequence[Path]) -> int | None:

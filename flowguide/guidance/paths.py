@@ -32,7 +32,8 @@ class Path(NamedTuple):
 def paths_between(estimator: FlowEstimator, at: Frame, to: Frame) -> tuple[Path, Path]:
     """(from `at` to `to`, from `to` to `at`), believed where the two agree."""
     there, back = estimator.both(at, to)
-    return _believed(there, back), _believed(back, there)
+    paths = _believed(there, back), _believed(back, there)
+    return _agreed(*paths), _agreed(*paths[::-1])
 
 
 def refined(estimator: FlowEstimator, path: Path, at: Frame, seen: Tensor) -> Path:
@@ -53,6 +54,8 @@ def refined(estimator: FlowEstimator, path: Path, at: Frame, seen: Tensor) -> Pa
     return Path(uv[0], path.confidence)
 
 
+DISAGREED_PX = 0.5
+"""Difference of both directions up to which their mean is taken."""
 DRIFT_PX, FARTHEST_PX = 0.3, 4.0
 """Errors of a composed flow that are taken off, from and to."""
 
@@ -62,3 +65,10 @@ def _believed(flow: Flow, back: Flow) -> Path:
     given = None if flow.confidence is None else flow.confidence[None]
     found = ops.predict(uv[None, :1], uv[None], back.uv[None], given_confidence=given, mode="bilinear", settings=TRUST)
     return Path(uv, found.confidence[0])
+
+
+def _agreed(path: Path, back: Path) -> Path:
+    """`path` halfway between what the two directions say: each has noise of its own."""
+    difference = path.uv + ops.warp(back.uv[None], path.uv[None])[0]
+    near = difference.square().sum(0) < DISAGREED_PX**2
+    return Path(torch.where(near, path.uv - 0.5 * difference, path.uv), path.confidence)

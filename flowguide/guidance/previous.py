@@ -59,10 +59,18 @@ class _Before:
     """What is kept of the frame before."""
 
     frame: Frame
-    painted: Tensor
-    """[6, H, W]: the finished picture, and the source's colours when each of its pixels was generated."""
-    log_area: Tensor
+    kept: Tensor
+    """[7, H, W]: `painted`, and `log_area`; in one piece, because all of it is warped at once."""
     anchor: Anchor
+
+    @property
+    def painted(self) -> Tensor:
+        """[6, H, W]: the finished picture, and the source's colours when each of its pixels was generated."""
+        return self.kept[:6]
+
+    @property
+    def log_area(self) -> Tensor:
+        return self.kept[6]
 
 
 class PreviousFrame:
@@ -73,6 +81,7 @@ class PreviousFrame:
         self._cell = cell
         self._clock = clock
         self._before: _Before | None = None
+        self._weighed: tuple[Carried, Tensor] | None = None
         self.configure(config)
 
     def configure(self, config: RenderConfig) -> None:
@@ -91,7 +100,7 @@ class PreviousFrame:
         with self._clock("glue"):
             uv = flow.uv.to(before.painted.device)
             prediction = ops.predict(
-                torch.cat([before.painted, before.log_area[None]])[None],
+                before.kept[None],
                 uv[None],
                 flow_back.uv[None].to(uv.device),
                 given_confidence=None if flow.confidence is None else flow.confidence[None],
@@ -136,32 +145,33 @@ class PreviousFrame:
         if self._config.paste == 0.0:
             return generated
         with self._clock("glue"):
-            return ops.paste(
-                generated[None],
-                carried.guide.prior[None],
-                carried.guide.confidence[None],
-                weight=self._config.paste,
-                feather_px=self._config.feather_px,
-            )[0]
+            return torch.lerp(generated, carried.guide.prior, self._pasted(carried))
 
     def remember(self, frame: Frame, source: Tensor, finished: Tensor, carried: Carried | None) -> None:
         """Keep what the next frame needs."""
         with self._clock("glue"):
+            empty = torch.zeros if carried is None else torch.empty
+            whole = empty((7, *finished.shape[1:]), dtype=finished.dtype, device=finished.device)
+            whole[:3] = finished
             if carried is None:
-                painted, log_areas = torch.cat([finished, source]), torch.zeros_like(finished[0])
-                anchor = Anchor.at(painted)
+                whole[3:6] = source
+                anchor = Anchor.at(whole[:6])
             else:
                 pasted = self._pasted(carried)
-                painted = torch.cat([finished, torch.lerp(source, carried.seen, pasted)])
-                anchor, log_areas = carried.anchor.after(pasted, painted), carried.log_area * pasted
-        self._before = _Before(frame, painted, log_areas, anchor)
+                torch.lerp(source, carried.seen, pasted, out=whole[3:6])
+                torch.mul(carried.log_area, pasted, out=whole[6])
+                anchor = carried.anchor.after(pasted, whole[:6])
+        self._before, self._weighed = _Before(frame, whole, anchor), None
 
     def _pasted(self, carried: Carried) -> Tensor:
-        """[H, W]: weight that `finish` gave to the carried pixel."""
-        confidence = carried.guide.confidence[None]
-        ones = torch.ones_like(confidence)[None]
-        weight, feather_px = self._config.paste, self._config.feather_px
-        return ops.paste(torch.zeros_like(ones), ones, confidence, weight=weight, feather_px=feather_px)[0, 0]
+        """[H, W]: weight of the carried pixel in the finished picture, which `ops.paste` knows."""
+        if self._weighed is None or self._weighed[0] is not carried:
+            confidence = carried.guide.confidence[None]
+            ones = torch.ones_like(confidence)[None]
+            weight, feather_px = self._config.paste, self._config.feather_px
+            seam = ops.paste(torch.zeros_like(ones), ones, confidence, weight=weight, feather_px=feather_px)
+            self._weighed = carried, seam[0, 0]
+        return self._weighed[1]
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs to guide the next frame; empty where it begins anew."""
@@ -183,7 +193,8 @@ class PreviousFrame:
             return self.forget()
         told, painted = state["frame"], state["painted"]
         frame = Frame(told["rgb"], told["index"], told["pts"], Fraction(*told["time_base"]))
-        self._before = _Before(frame, painted, state["log_area"], Anchor.from_state(state["anchor"], painted))
+        kept = torch.cat([painted, state["log_area"][None]])
+        self._before = _Before(frame, kept, Anchor.from_state(state["anchor"], painted))
 
     def forget(self) -> None:
         """Start anew at the next frame."""

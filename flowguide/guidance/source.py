@@ -77,6 +77,11 @@ class Knob:
         self._stop = Expression(stop) if stop else None
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it has neither mask nor stop."""
+        return self._mask is None and self._stop is None
+
+    @property
     def is_off(self) -> bool:
         """Whether it is 0 at all times."""
         return self.weight.is_constant and self.weight(0.0) == 0.0
@@ -130,11 +135,19 @@ class SourceGuided:
         encode: Callable[[Tensor], Tensor],
         decode: Callable[[Tensor], Tensor],
         terms: Mapping[str, Term],
+        show: Callable[[Tensor, float], None] | None = None,
     ):
-        """encode, decode: pictures [N, 3, H, W] to latents and back. terms: what the picture's own knobs do."""
+        """encode, decode: pictures [N, 3, H, W] to latents and back. terms: what the picture's own knobs do.
+        show: makes the source [3, H, W] the model's image prompt, heard as much as the number says; where it is given,
+        the semantic weight goes there."""
         self._knobs = knobs_of(config)
+        semantic = self._knobs["semantic"]
+        self._show = None if semantic.is_off else show
+        if self._show is not None and not semantic.is_plain:
+            raise UsageError("The semantic weight is the IP-Adapter's scale here; leave its mask and its stop out.")
         for name, knob in self._knobs.items():
-            if name in ("semantic", "edge", "depth") and not knob.is_off and name not in terms:
+            given = name in terms or (name == "semantic" and self._show is not None)
+            if name in _NEEDS and not knob.is_off and not given:
                 raise UsageError(_NEEDS[name])
         lags = [2**power for power in range(config.flow_long_term_samples + 1)]
         self._frames = References(estimator, config, cell, clock, lags=lags)
@@ -149,6 +162,9 @@ class SourceGuided:
     def carry(self, frame: Frame, source: Tensor) -> Aims | None:
         """What pulls `frame` (source [3, H, W] in [-1, 1]), or None where nothing does."""
         strengths = {name: knob.at(frame) for name, knob in self._knobs.items()}
+        if self._show is not None:
+            self._show(source, strengths["semantic"].weight)
+            strengths["semantic"] = Strength(0.0, None, None)
         flows = not self._knobs["flow"].is_off
         carried = self._frames.carry(frame, source) if flows else None
         if carried is None and not any(strengths[name].weight for name in KNOBS if name != "flow"):
@@ -268,8 +284,7 @@ class SourcePull:
 
 
 _NEEDS = {
-    "edge": "edge_stabilization_weight has nothing that compares edges.",
     "depth": "depth_stabilization_weight needs a depth network: give --depth-model FILE.onnx.",
-    "semantic": "semantic_stabilization_weight needs something that sees what is in a picture: give --clip-model "
-    "FOLDER with a CLIP image encoder.",
+    "semantic": "semantic_stabilization_weight needs something that sees what is in a picture: give --ip-adapter FILE "
+    "without --ip-image, or --clip-model FOLDER with a CLIP image encoder.",
 }

@@ -22,9 +22,9 @@ def log_area(uv: Tensor) -> Tensor:
     uv: float [2, H, W] in pixels. Central differences; a fold (det ≤ 0) counts as an area of 1/20.
     """
     padded = F.pad(uv[None], (1, 1, 1, 1), mode="replicate")[0]
-    across = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) * 0.5
-    down = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) * 0.5
-    determinant = (1.0 + across[0]) * (1.0 + down[1]) - down[0] * across[1]
+    across = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]).mul_(0.5)
+    down = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]).mul_(0.5)
+    determinant = across[0].add_(1.0).mul_(down[1].add_(1.0)).addcmul_(down[0], across[1], value=-1.0)
     return determinant.clamp_(0.05, 20.0).log_()
 
 

@@ -5,14 +5,15 @@ Latents are (N, 8, h, w) on the autoencoder's scaled latents; the UNet predicts 
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderTiny, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from .data import SHARD
 from .paths import PathSampler, collate
-from .rollout import Rollout, TextureLoss
+from .rollout import Rollout
+from .texture import LatentTexture, PictureTexture
 from .tokenizer import LENGTH, build_tokenizer
 
 FEW_STEP_SHARES = (0.35, 0.85)  # before and in the last part of the training
@@ -74,13 +75,22 @@ class PathTask:
     as start, the plain one would be all about the lowest noise levels.
     """
 
-    def __init__(self, latents: list[np.ndarray], seed: int, steps: int, batch: int, crop: int = 24):
+    def __init__(
+        self,
+        latents: list[np.ndarray],
+        autoencoder: AutoencoderTiny,
+        seed: int,
+        steps: int,
+        batch: int,
+        crop: int = 24,
+    ):
         self.sampler = PathSampler(latents, seed, crop)
         self.tokenizer = build_tokenizer()
         self.steps, self.batch = steps, batch
         sampled = [np.asarray(shard[:: SHARD // 4], np.float32) for shard in latents[:8]]
         spread = torch.from_numpy(np.std(np.concatenate(sampled), axis=(0, 1, 3, 4)))
-        self.rollout = Rollout(self.sampler, TextureLoss(spread), self.tokens([""]))
+        sharpness = PictureTexture(autoencoder.decoder, autoencoder.config.scaling_factor)
+        self.rollout = Rollout(self.sampler, LatentTexture(spread), sharpness, self.tokens([""]))
 
     def tokens(self, prompts: list[str]) -> Tensor:
         """Token numbers (N, 77)."""
@@ -124,4 +134,5 @@ class PathTask:
             "clean_on_path": clean[~first].mean(),
             "rollout_error": nothing,
             "rollout_texture": nothing,
+            "rollout_sharpness": nothing,
         }

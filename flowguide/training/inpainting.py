@@ -92,7 +92,7 @@ class HolesTask(PathTask):
         batch: int,
         crop: int = 24,
     ):
-        super().__init__(latents, seed, steps, batch, crop)
+        super().__init__(latents, autoencoder, seed, steps, batch, crop)
         self.sampler = PathSampler(latents, seed, crop, free_noise_share=FREE_NOISE_SHARE)
         self.squares = [load_shard(work, number) for number in range(len(latents))]
         self.autoencoder = autoencoder

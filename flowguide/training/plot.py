@@ -56,7 +56,7 @@ def plot_losses(work: Path, to: Path) -> None:
         draw_curve(denoiser["step"], denoiser["clean_on_path"], "denoiser: clean-latent error later on the path"),
     ]
     if "rollout_texture" in denoiser:
-        for name in ("error", "texture"):
+        for name in ("error", "texture", "sharpness"):
             panels.append(draw_curve(denoiser["step"], denoiser[f"rollout_{name}"], f"denoiser: rollout, {name}"))
     if (work / "quality.jsonl").is_file():
         quality = read_log(work / "quality.jsonl")

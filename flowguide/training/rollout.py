@@ -1,9 +1,8 @@
 """The few-step stage: the painter is trained on what it makes of a photograph in four evaluations with guidance.
 
 The earlier evaluations run without gradients, the last one is trained. Where a stroke or tile lies is not certain from
-a noisy photograph, so squared error alone averages layouts to a blur. How much texture lies in a window is certain: the
-local energies of the answer's filter responses are matched to those of the painted twin, as in texture synthesis
-(Portilla and Simoncelli 2000), here on latents, with random filters over 3 x 3 cells.
+a noisy photograph, so squared error alone averages layouts to a blur. How much texture lies in a window is certain, and
+is matched to that of the painted twin (texture.py).
 """
 
 import itertools
@@ -14,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .paths import PathSampler, build_scheduler
+from .texture import PATCH, LatentTexture, PictureTexture
 
-FILTERS = 128
-WINDOWS = (3, 6)  # cells
+LOW_CELLS = 4  # wider than a tile
 DEFAULT_SHARE = 0.6  # of the rollouts at strength .5, 8 steps
 SCALES = (1.0, 1.5, 2.0, 2.0, 2.0, 2.0, 2.0, 3.0)
-ERROR_WEIGHT, LOW_WEIGHT, TEXTURE_WEIGHT = 0.25, 1.0, 1.5
+ERROR_WEIGHT, LOW_WEIGHT, LATENT_WEIGHT, PICTURE_WEIGHT = 0.1, 1.0, 1.5, 1.5
 
 
 def rollout_times(generator: np.random.Generator) -> list[int]:
@@ -33,39 +32,14 @@ def rollout_times(generator: np.random.Generator) -> list[int]:
     return times
 
 
-class TextureLoss:
-    """Distance of local filter energies and rectified means of two latents, (N, 8, h, w), one value per sample."""
-
-    def __init__(self, spread: Tensor, seed: int = 11):
-        generator = torch.Generator().manual_seed(seed)
-        filters = torch.randn(FILTERS, len(spread), 3, 3, generator=generator)
-        # each channel counts alike, and so do the centre's responses and the neighbours' differences
-        filters[: FILTERS // 2] -= filters[: FILTERS // 2].mean((2, 3), keepdim=True)
-        filters /= spread[:, None, None]
-        self.filters = filters / filters.mul(spread[:, None, None]).flatten(1).norm(dim=1)[:, None, None, None]
-
-    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
-        distance = first.new_zeros(len(first))
-        a, b = (F.conv2d(latents, self.filters.to(latents.device)) for latents in (first, second))
-        for window in WINDOWS:
-            for statistic in (local_energy, local_positive):
-                distance = distance + (statistic(a, window) - statistic(b, window)).abs().mean((1, 2, 3))
-        return distance
-
-
-def local_energy(responses: Tensor, window: int) -> Tensor:
-    return (F.avg_pool2d(responses.pow(2), window, stride=max(1, window // 2)) + 0.01).sqrt()
-
-
-def local_positive(responses: Tensor, window: int) -> Tensor:
-    return F.avg_pool2d(responses.relu(), window, stride=max(1, window // 2))
-
-
 class Rollout:
     """Draws photographs with their painted twins, samples up to the last evaluation and returns its losses."""
 
-    def __init__(self, sampler: PathSampler, texture: TextureLoss, unprompted: Tensor):
-        self.sampler, self.texture, self.unprompted = sampler, texture, unprompted
+    def __init__(
+        self, sampler: PathSampler, latent_texture: LatentTexture, picture_texture: PictureTexture, unprompted: Tensor
+    ):
+        self.sampler, self.unprompted = sampler, unprompted
+        self.latent_texture, self.picture_texture = latent_texture, picture_texture
 
     def losses(self, painter: nn.Module, tokens: Tensor, drawn: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         """Mean losses of n samples. drawn: start, wanted, noise (n, 8, h, w) and weight (n,); tokens is (n, 77)."""
@@ -83,13 +57,16 @@ class Rollout:
         last = times[-1]
         answer = alpha[last] * noisy - sigma[last] * guided_velocity(painter, noisy, last, both, scale)
         errors = (answer - drawn["wanted"]).pow(2).mean((1, 2, 3))
-        low = (F.avg_pool2d(answer - drawn["wanted"], 2)).pow(2).mean((1, 2, 3))
-        texture = self.texture(answer, drawn["wanted"])
-        loss = ERROR_WEIGHT * errors + LOW_WEIGHT * low + TEXTURE_WEIGHT * texture
+        low = F.avg_pool2d(answer - drawn["wanted"], LOW_CELLS).pow(2).mean((1, 2, 3))
+        corner = tuple(int(at) for at in generator.integers(self.sampler.crop - PATCH + 1, size=2))
+        in_latents = self.latent_texture(answer, drawn["wanted"])
+        in_pictures = self.picture_texture(answer, drawn["wanted"], (corner[0], corner[1]))
+        loss = ERROR_WEIGHT * errors + LOW_WEIGHT * low + LATENT_WEIGHT * in_latents + PICTURE_WEIGHT * in_pictures
         return {
             "loss": (drawn["weight"] * loss).mean(),
             "rollout_error": errors.mean().detach(),
-            "rollout_texture": texture.mean().detach(),
+            "rollout_texture": in_latents.mean().detach(),
+            "rollout_sharpness": in_pictures.mean().detach(),
         }
 
     def draw(self, step: int, count: int) -> tuple[dict[str, np.ndarray], list[str]]:

@@ -66,7 +66,7 @@ def train_painter(
     if autoencoder is None:
         return False
     latents = prepare_latents(autoencoder, work, settings)
-    loop = denoiser_loop(latents, work, settings, device, BUNDLED if resume else None)
+    loop = denoiser_loop(latents, autoencoder, work, settings, device, BUNDLED if resume else None)
     finished = loop.run(deadline)
     export_painter(autoencoder.cpu(), loop.averaged_model().cpu(), work / "painter")
     return finished
@@ -117,6 +117,7 @@ def prepare_latents(autoencoder: AutoencoderTiny, work: Path, settings: Training
 
 def denoiser_loop(
     latents: list[np.ndarray],
+    autoencoder: AutoencoderTiny,
     work: Path,
     settings: TrainingSettings,
     device: torch.device,
@@ -130,6 +131,8 @@ def denoiser_loop(
     painter = painter.to(device)
     if settings.compiled:
         painter.unet.compile(dynamic=False)
-    task = PathTask(latents, settings.seed, settings.denoiser_steps, settings.denoiser_batch, settings.crop)
+    task = PathTask(
+        latents, autoencoder, settings.seed, settings.denoiser_steps, settings.denoiser_batch, settings.crop
+    )
     schedule = Schedule(settings.denoiser_steps, settings.denoiser_rate, warm_up=200, decay_share=0.2)
     return TrainingLoop(painter, task, schedule, work / "denoiser", betas=(0.9, 0.99), average=0.999)
