@@ -8,6 +8,8 @@ import logging
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -53,6 +55,12 @@ def engine_file(network: Network, runtime: str, capabilities: tuple[str, ...] = 
                 ) from error
             raise ModelError(f"{file.name} could not be built: {error}") from error
     return file
+
+
+def engine_files(networks: Sequence[Network], runtime: str, capabilities: tuple[str, ...] = ()) -> list[Path]:
+    """`engine_file` of each, in order; one is built while the next is exported."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda network: engine_file(network, runtime, capabilities), networks))
 
 
 def _with_cards_of(file: Path, key: EngineKey) -> EngineKey:

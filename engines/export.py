@@ -11,6 +11,7 @@ import shutil
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from flowguide.engines.network import FileNetwork, Network
 
 from flowguide.errors import BackendMissing, ModelError
 
+_ONE_AT_A_TIME = Lock()
+"""The exporter's output is caught for the whole process, and its speed is bound by one thread."""
 LARGE_BYTES = 1 << 30
 """Weights from which they go into a file of their own; protobuf ends at 2 GiB."""
 
@@ -32,6 +35,11 @@ def export_onnx(network: Network, file: Path) -> list[Path]:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise BackendMissing("An export needs onnxscript: pip install 'flowguide[onnx]'.") from error
+    with _ONE_AT_A_TIME:
+        return _exported(network, file)
+
+
+def _exported(network: Network, file: Path) -> list[Path]:
     large = network.weight_bytes() > LARGE_BYTES
     module: Any = copy.deepcopy(network.module).eval()
     module.to(memory_format=torch.contiguous_format)

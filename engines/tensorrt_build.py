@@ -12,11 +12,12 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from flowguide.engines.network import Network
+from typing import TYPE_CHECKING, Any
 
 from flowguide.errors import ModelError
+
+if TYPE_CHECKING:
+    from flowguide.engines.network import Network
 
 Profiles = Mapping[str, Sequence[Sequence[int]]]
 """Input -> its least, best and most shape."""

@@ -37,7 +37,8 @@ class TorchRuntime:
                 self._call(held)
         torch.cuda.current_stream().wait_stream(beside)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # Another thread may find flow on the same card meanwhile.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             return self._call(held)
 
     def __enter__(self) -> TorchRuntime:

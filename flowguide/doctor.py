@@ -20,6 +20,7 @@ from .machine import (
     has_fast_bfloat16,
     machine_line,
     usable_cores,
+    why_no_cuda,
 )
 
 State = Literal["ok", "slower", "missing"]
@@ -104,7 +105,8 @@ def _machine() -> list[Finding]:
         return findings
     findings.append(
         Finding(
-            "GPU", "slower", f"none that torch {line['torch']} can use; models run on the CPU in {dtype}",
+            "GPU", "slower",
+            f"none that torch {line['torch']} can use ({why_no_cuda()}); models run on the CPU in {dtype}",
             "about a second a frame with the bundled model, minutes with a full-size one",
             "with an NVIDIA card: install its driver and the CUDA build of torch",
         )

@@ -79,8 +79,9 @@ def build_engines(
     options = render_config({**(read_toml(config) if config else {}), "model": model})
     build = import_module("flowguide.engines.build")
     made: list[dict[str, Any]] = []
-    for network in _planned(options, sizes, batch, precision, device):
-        file = build.engine_file(network if plan else build.in_float32(network), runtime, compute_capability)
+    networks = _planned(options, sizes, batch, precision, device)
+    wanted = networks if plan else [build.in_float32(network) for network in networks]
+    for file in build.engine_files(wanted, runtime, compute_capability):
         made.append(import_module("flowguide.engines.store").read_entry(file).as_dict())
         if not json:
             print(f"{file}  {made[-1]['size_bytes'] / 2**20:.1f} MiB, built in {made[-1]['seconds']:.1f} s")

@@ -27,8 +27,20 @@ def choose_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"device should be auto, cpu, cuda or cuda:N, got {name!r}.")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise BackendMissing(f"device {name!r} was asked for, and torch finds no CUDA device; use --device cpu.")
+        raise BackendMissing(
+            f"device {name!r} was asked for, and torch finds no CUDA device ({why_no_cuda()}); use --device cpu."
+        )
     return device
+
+
+def why_no_cuda() -> str:
+    """Why torch finds no CUDA device: a build without CUDA, no driver, or one that is too old; in torch's words."""
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:
+        words = " ".join(str(error).split())
+        return words.partition(". ")[0].rstrip(".") or type(error).__name__
+    return "none is visible; look at CUDA_VISIBLE_DEVICES"
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:

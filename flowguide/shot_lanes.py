@@ -116,21 +116,23 @@ class ShotLanes(Renderer):
         before = self.state()
         waiting = deque(shots)
 
+        def paint(own: Renderer, shot: _Shot) -> None:
+            own.restore({**before, "shot": shot.number - shot.begins, "cuts": {}})
+            if shot.begins:
+                own.restart()
+            for styled in own(shot.frames):
+                shot.out.put(styled)
+            if shot is shots[-1]:
+                self.restore({**own.state(), "cuts": before["cuts"]})
+
         def work(lane: int, shot: _Shot) -> None:
-            own = self._beside[lane]
             with self._lanes.working(lane):
                 while True:
-                    own.restore({**before, "shot": shot.number - shot.begins, "cuts": {}})
-                    if shot.begins:
-                        own.restart()
                     try:
-                        for styled in own(shot.frames):
-                            shot.out.put(styled)
+                        paint(self._beside[lane], shot)
                     except BaseException as error:
                         shot.out.put(error)
                         return
-                    if shot is shots[-1]:
-                        self.restore({**own.state(), "cuts": before["cuts"]})
                     shot.out.put(None)
                     try:
                         shot = waiting.popleft()

@@ -17,6 +17,7 @@ from .flow import FlowEstimator, estimator
 from .flow.shots import CutDetector
 from .guidance.anchors import Anchors, Finished, Known
 from .guidance.rules import anchor_rule
+from .guidance.seams import joined
 from .timing import StageClock
 from .types import Frame
 
@@ -83,7 +84,8 @@ class Steadier:
             yield done
 
     def _given_picture(self, frame: Frame, known: Known | None) -> Tensor:
-        return ops.to_model(self._given[frame.index].rgb[None].to(frame.rgb.device))[0]
+        given = ops.to_model(self._given[frame.index].rgb[None].to(frame.rgb.device))[0]
+        return given if known is None else joined(given, known.guide.prior, known.guide.confidence)
 
 
 def _told(frame: Frame) -> str:

@@ -292,7 +292,7 @@ def test_what_is_no_network_has_no_runtime(untrained: NetworkFlow) -> None:
     from flowguide.config import render_config
     from flowguide.flow.chosen import chosen_flow
 
-    with pytest.raises(UsageError, match="runs networks, flowguide-flow and onnx:FILE; dis-filled"):
+    with pytest.raises(UsageError, match="runs networks, flowguide-flow and onnx:FILE; dis-balanced-filled"):
         chosen_flow(render_config(flow="dis-filled", flow_runtime="openvino"), torch.device("cpu"))
     with pytest.raises(BackendMissing, match="needs an NVIDIA GPU"):
         chosen_flow(render_config(flow="flowguide-flow", flow_runtime="torch-graphed"), torch.device("cpu"))

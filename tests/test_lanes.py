@@ -17,7 +17,7 @@ from flowguide.cli import main
 from flowguide.config import render_config
 from flowguide.diffusion.checkpoint import Checkpoint, load_checkpoint
 from flowguide.diffusion.lanes import Lanes
-from flowguide.errors import Interrupted
+from flowguide.errors import Interrupted, UsageError
 from flowguide.renderer import Renderer
 from flowguide.shot_lanes import ShotLanes
 from flowguide.types import Frame
@@ -134,6 +134,15 @@ def test_memory_that_runs_out_makes_lanes_go_one_by_one(checkpoint: Checkpoint, 
     made._lanes._together = small  # type: ignore[method-assign]
     close(pictures(made, frames), expected)
     assert "one lane at a time" in caplog.text
+
+
+def test_a_raw_stream_has_no_lanes(tmp_path: Path) -> None:
+    from io import BytesIO
+
+    from flowguide.runs.raw import stream_raw
+
+    with pytest.raises(UsageError, match="--lanes holds whole shots"):
+        stream_raw(tmp_path / "in.mkv", BytesIO(), render_config(lanes=2))
 
 
 def test_calls_of_different_steps_share_a_batch(checkpoint: Checkpoint) -> None:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderTiny
 
 from flowguide.config import render_config
 from flowguide.diffusion.checkpoint import load_checkpoint
@@ -275,6 +276,23 @@ def test_texture_may_not_wander():
     left = textured().clone()
     left[..., 12:] = 0
     assert LatentTexture(torch.ones(8))(left, left.flip(3)).min() > 0.3
+
+
+def test_a_blurred_picture_is_told_from_a_sharp_one():
+    autoencoder = AutoencoderTiny.from_pretrained(BUNDLED / "vae", dtype=torch.float32)
+    texture = PictureTexture(autoencoder.decoder, autoencoder.config.scaling_factor)
+    pictures = [scene(seed, 96) for seed in range(3)]
+    with torch.no_grad():
+        sharp, blurred, mirrored = (
+            autoencoder.encoder(to_signal(np.stack(group))) * autoencoder.config.scaling_factor
+            for group in (
+                pictures,
+                [cv2.GaussianBlur(picture, (0, 0), 3) for picture in pictures],
+                [picture[:, ::-1] for picture in pictures],
+            )
+        )
+    assert texture(sharp, sharp, (0, 0)).max() < 1e-3
+    assert (texture(mirrored, sharp, (0, 0)) < 0.7 * texture(blurred, sharp, (0, 0))).all()
 
 
 def test_rollouts_are_mostly_the_default_use():

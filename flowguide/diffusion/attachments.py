@@ -231,26 +231,23 @@ class ImagePrompts:
         return _one_sentence(f"The IP-Adapter {self._path}", "made for another family of models, or damaged")
 
 
-def image_prompts(parts: Parts, device: torch.device, config: RenderConfig) -> ImagePrompts | None:
-    """The IP-Adapter of `config`, None where there is none. Raises UsageError where it has no picture to look at."""
+def image_prompts(
+    parts: Parts, device: torch.device, config: RenderConfig
+) -> tuple[ImagePrompts | None, tuple[tuple[Tensor, ...], ...]]:
+    """The IP-Adapter of `config`, None where there is none; and the embeddings (without, with) of `config.ip_image`,
+    empty where there is none. Raises UsageError where it has no picture to look at, or one that cannot be read."""
     if config.ip_adapter is None:
-        return None
+        return None, ()
     if config.ip_image is None and config.strategy != "source":
         raise UsageError("An IP-Adapter needs a picture: give --ip-image FILE.")
-    return ImagePrompts(parts, device, config)
-
-
-def image_prompt(prompts: ImagePrompts | None, config: RenderConfig) -> tuple[tuple[Tensor, ...], ...]:
-    """The embeddings (without, with) of `config.ip_image`; empty where there is none."""
-    if prompts is None or config.ip_image is None:
-        return ()
     from PIL import Image
 
     try:
-        picture = Image.open(config.ip_image).convert("RGB")
+        picture = None if config.ip_image is None else Image.open(config.ip_image).convert("RGB")
     except OSError as error:
         raise UsageError(f"The picture {config.ip_image} cannot be read: {first_line(error)}") from error
-    return prompts(picture)
+    prompts = ImagePrompts(parts, device, config)
+    return prompts, () if picture is None else prompts(picture)
 
 
 def _file(kind: str, name: str, config: RenderConfig) -> Path:

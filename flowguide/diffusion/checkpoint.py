@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ..config import RenderConfig, render_config
 from ..errors import ModelError, UsageError
-from .attachments import ImagePrompts, add_embeddings, fuse_loras, image_prompt, image_prompts, load_controls
+from .attachments import ImagePrompts, add_embeddings, fuse_loras, image_prompts, load_controls
 from .denoiser import Denoiser
 from .hints import Hint
 from .latents import Autoencoder
-from .loading import AUTOENCODERS, Parts, folder_parts, load, pickle_refused, read_json
+from .loading import AUTOENCODERS, Parts, folder_parts, load, pickle_refused, read_json, shared_folder
 from .long_attention import use_long_attention
 from .model_folders import BUNDLED, STYLES, find_model, style_in
 from .packed import pack
@@ -110,13 +110,15 @@ class Checkpoint:
         return True
 
     def digest(self) -> str:
-        """SHA-256 over every file, names included: what a manifest calls the model."""
+        """SHA-256 over every file, names included, also of a folder whose parts it shares: what a manifest calls it."""
         total = hashlib.sha256()
-        files = [self.where] if self.where.is_file() else sorted(p for p in self.where.rglob("*") if p.is_file())
-        for path in files:
-            total.update(str(path.relative_to(self.where.parent if path == self.where else self.where)).encode())
-            with path.open("rb") as stream:
-                total.update(hashlib.file_digest(stream, "sha256").digest())
+        shared = None if self.where.is_file() else shared_folder(self.where)
+        for where in (self.where, *([shared] if shared else [])):
+            files = [where] if where.is_file() else sorted(p for p in where.rglob("*") if p.is_file())
+            for path in files:
+                total.update(str(path.relative_to(where.parent if path == where else where)).encode())
+                with path.open("rb") as stream:
+                    total.update(hashlib.file_digest(stream, "sha256").digest())
         return total.hexdigest()
 
 
@@ -162,8 +164,7 @@ def load_checkpoint(
     add_embeddings(parts, config)
     fuse_loras(parts, config)
     controls = load_controls(parts, dtype, config)
-    adapter = image_prompts(parts, device, config)
-    image = image_prompt(adapter, config)
+    adapter, image = image_prompts(parts, device, config)
     networks = [parts.unet, parts.vae, *parts.text_encoders]
     for network in networks:
         network.to(device).eval().requires_grad_(False)

@@ -37,12 +37,16 @@ class Parts:
     """model_index.json."""
 
 
+def shared_folder(folder: Path) -> Path | None:
+    """The folder whose parts the checkpoint `folder` says that it shares, as an inpainting sibling does."""
+    shared = read_json(folder / "model_index.json").get(SHARES) if (folder / "model_index.json").is_file() else None
+    return (folder / shared).resolve() if isinstance(shared, str) else None
+
+
 def part_folder(folder: Path, part: str) -> Path:
-    """Where a part of the checkpoint `folder` lies: in it, or in the folder whose parts its index says it shares."""
-    if (folder / part).is_dir():
-        return folder / part
-    shared = read_json(folder / "model_index.json").get(SHARES)
-    return (folder / shared / part).resolve() if isinstance(shared, str) else folder / part
+    """Where a part of the checkpoint `folder` lies: in it, or in the folder whose parts it shares."""
+    shared = None if (folder / part).is_dir() else shared_folder(folder)
+    return (shared or folder) / part
 
 
 def folder_parts(

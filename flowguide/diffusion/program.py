@@ -263,13 +263,17 @@ class _Stage:
             self._held.copy_(given)
             return
         if not self._slots:
-            self._slots = [(torch.empty_like(given, pin_memory=True), torch.cuda.Event()) for _ in range(2)]
+            self._slots = [(torch.empty_like(given, pin_memory=True), _event()) for _ in range(2)]
         pinned, free = self._slots[self._turn % 2]
         self._turn += 1
         free.synchronize()
         pinned.copy_(given)
         self._held.copy_(pinned, non_blocking=True)
         free.record()
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event()  # type: ignore[no-untyped-call]
 
 
 def cuda_graph(work: Work) -> Work:

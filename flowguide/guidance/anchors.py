@@ -26,7 +26,6 @@ from .frame_by_frame import CarriedPixels, Shown
 from .frame_state import frame_state, restored_frame
 from .paths import Path, paths_between, refined
 from .rules import AnchorRule
-from .seams import joined
 from .stretch import log_area, soundness
 from .trust import decided, unchanged
 
@@ -254,7 +253,7 @@ class Anchors:
             prior = restored(filled, known[6].clamp_min(0.0)).clamp(-1.0, 1.0)
         own = self._paint(frame, Known(Guide(prior, confidence), _distance_px(views) if is_anchor else None))
         with self._clock("glue"):
-            picture = self._pasted(joined(own, prior, confidence), prior, confidence)
+            picture = self._pasted(own, prior, confidence)
             carried = self._pasted(torch.zeros_like(prior[:1]), torch.ones_like(prior[:1]), confidence)[0]
         most = max(views, key=lambda view: float((view.confidence * view.share).mean()))
         shown = Shown(Guide(prior, confidence), most.origin.painted[:3], prior, most.uv)

@@ -16,7 +16,7 @@ from ..diffusion.init import InitialLatent
 from ..diffusion.sampling import LatentGuide, StepCallback
 from ..types import Frame, Guide
 from .anchors import Known
-from .trust import unsharp
+from .trust import tell_anew, unsharp
 from .weights import WeightInputs, weight_schedule
 
 RAMP_PX = 2
@@ -49,7 +49,10 @@ class Generated:
             return _filled(known.guide)
         self.painted += 1
         source = ops.to_model(frame.rgb[None])
-        if known is None or float(known.guide.confidence.mean()) < self._config.cut_share:
+        share = 0.0 if known is None else float(known.guide.confidence.mean())
+        if known is None or share < self._config.cut_share:
+            if known is not None:
+                tell_anew(frame.index, share)
             return self._painted(frame, source, None, None, None)
         prior, confidence = known.guide.prior, known.guide.confidence
         assert known.distance_px is not None

@@ -24,7 +24,7 @@ from ..timing import StageClock
 from ..types import Frame, Guide
 from .anchor import Anchor
 from .stretch import log_area, soundness
-from .trust import TRUST, decided, unchanged, unsharp
+from .trust import TRUST, decided, tell_anew, unchanged, unsharp
 from .weights import WeightInputs, WeightSchedule, weight_schedule
 
 
@@ -123,7 +123,11 @@ class PreviousFrame:
                 seen=seen,
                 log_area=log_areas,
             )
-        return None if carried.confident_share < self._config.cut_share else carried
+        share = carried.confident_share
+        if share < self._config.cut_share:
+            tell_anew(frame.index, share)
+            return None
+        return carried
 
     def latent_guide(self, carried: Carried, k0: Tensor, table: StepTable) -> LatentGuide:
         """The sampler's guide from the encoded prior `k0` [1, C, h, w]."""

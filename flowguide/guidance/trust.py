@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..ops import ConfidenceSettings
+
+log = logging.getLogger("flowguide.guidance")
 
 TRUST = ConfidenceSettings(boundary=False, absolute_floor_px2=1.0)
 """How a flow is trusted here; why so: docs/decisions/0002-confidence.md."""
@@ -61,3 +65,8 @@ def unsharp(picture: Tensor, amount: float) -> Tensor:
     across = F.conv2d(padded, kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
     blurred = F.conv2d(across, kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)[0]
     return (picture + amount * (picture - blurred)).clamp(-1.0, 1.0)
+
+
+def tell_anew(index: int, share: float) -> None:
+    """Log that a frame within a shot has to begin anew, since too little of it is known from others."""
+    log.warning("Frame %d begins anew: only %.1f %% of it can be told from finished frames.", index, 100.0 * share)

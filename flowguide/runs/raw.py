@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..config import RenderConfig
+from ..errors import UsageError
 from ..renderer import Renderer, Styled
 from .opened import open_clip
 from .session import log
@@ -28,6 +29,10 @@ def stream_raw(
     Times are not in such a stream; what reads it is told size and rate by a line in the log. Raises FlowguideError;
     BrokenPipeError where the reader has gone.
     """
+    if config.lanes > 1:
+        raise UsageError(
+            "--lanes holds whole shots in memory, and a raw stream gives each frame at once; leave one out."
+        )
     renderer, count = Renderer(config), 0
     with open_clip(source, config) as reader:
         height, width = reader.info.size

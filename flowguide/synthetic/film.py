@@ -15,6 +15,8 @@ from .scene import Array, Layer, Scene, Shot
 
 LAKE_FRAMES, DUSK_FRAMES = 28, 20
 """Lengths of the shots."""
+TAKE_PERIOD = 112
+"""Frames after which a long take is where it began."""
 
 
 def demo(seed: int = 0, size: tuple[int, int] = (384, 640), frames: int = 48) -> Scene:
@@ -27,6 +29,20 @@ def demo(seed: int = 0, size: tuple[int, int] = (384, 640), frames: int = 48) ->
         shots.append(Shot(length, _filmed(seed + number, size, dusk=bool(number % 2))))
         left, number = left - length, number + 1
     return Scene(size, shots)
+
+
+def long_take(seed: int = 0, size: tuple[int, int] = (128, 192), frames: int = 4500) -> Scene:
+    """The lake of `demo` as one shot of any length: everything in it moves to and fro, with a period of
+    `TAKE_PERIOD` frames, so that the first frame is seen again and again."""
+    filmed = _filmed(seed, size, dusk=False)
+
+    def there_and_back(time: float) -> float:
+        return 0.5 * LAKE_FRAMES * (1.0 - float(np.cos(2.0 * np.pi * time / TAKE_PERIOD)))
+
+    def retimed(place: Callable[[float], Array]) -> Callable[[float], Array]:
+        return lambda time: place(there_and_back(time))
+
+    return Scene(size, [Shot(frames, lambda: [Layer(layer.texture, retimed(layer.place)) for layer in filmed()])])
 
 
 def _filmed(seed: int, size: tuple[int, int], dusk: bool) -> Callable[[], Sequence[Layer]]:

@@ -18,7 +18,7 @@ from .texture import PATCH, LatentTexture, PictureTexture
 LOW_CELLS = 4  # wider than a tile
 DEFAULT_SHARE = 0.6  # of the rollouts at strength .5, 8 steps
 SCALES = (1.0, 1.5, 2.0, 2.0, 2.0, 2.0, 2.0, 3.0)
-ERROR_WEIGHT, LOW_WEIGHT, LATENT_WEIGHT, PICTURE_WEIGHT = 0.1, 1.0, 1.5, 1.5
+ERROR_WEIGHT, LOW_WEIGHT, LATENT_WEIGHT, PICTURE_WEIGHT = 0.1, 1.0, 1.0, 4.0
 
 
 def rollout_times(generator: np.random.Generator) -> list[int]:
