@@ -5,14 +5,15 @@
 Per frame of a whole render: the difference between a long and a short one, after a first one, so that start-up does not
 count. One thread for the model.
 
-- `ms`: on the clock with the settings' own lookahead, where flow, reading and encoding work beside the model, if the
-  machine has another core; `beside_model` is the share of that in which the model does not work. `clock_ms` has its
-  columns: what waits for reading and encoding stands under codec, and all that no other column has (predict, guided
-  step, paste, colour, noise, and whatever nobody measured) under glue, whose share is `glue_share`.
-- `named_ms`: processor time of the painting thread in each operation by name, and in the noise; `named_share` is what
-  predict, guided step, paste, colour and noise together take of the frame's clock.
-- `cpu_ms`: processor time of all threads by column, without lookahead, so that each stage's time is its own. What the
-  stages leave over is the encoder and the journal and stands under codec.
+- `ms`: on the clock, where flow, reading and encoding work beside the model if the machine has another core;
+  `beside_model` is the share of that in which the model does not work.
+- `cpu_ms`: processor time by column, which a busy machine disturbs less. Flow is what its thread takes for it; model,
+  cuts and colour are the painting thread's; all else that this thread does is glue (predict, guided step, paste, noise,
+  and whatever nobody named); what other threads take besides (decoding, conversion, x264, journal) is codec.
+  `glue_share` is glue and colour in the painting thread's time, which is the frame's where a core is free for the rest;
+  `cpu_beside_model` everything but the model in the time of all threads.
+- `named_ms`: the painting thread's time in each operation by name, and in the noise; `named_share`: predict, guided
+  step, paste, colour and noise together, in the painting thread's time.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,22 +34,15 @@ from straight_line import CLIPS, SETTINGS
 import flowguide
 from flowguide import ops
 from flowguide.diffusion import image_to_image
+from flowguide.flow.lookahead import Lookahead
 from flowguide.machine import keep_freed_memory
-from flowguide.timing import MODEL_STAGES
+from flowguide.timing import MODEL_STAGES, StageClock
 
-COLUMNS = {
-    "model": MODEL_STAGES,
-    "flow": ("flow",),
-    "cuts": ("cuts",),
-    "colour": ("colour",),
-    "glue": ("glue", "noise", "step"),
-    "codec": ("read", "write", "journal"),
-}
 SHORT, LONG = 8, 40
 OPERATIONS = ("predict", "guided_step", "paste", "to_model", "from_model", "warp", "compose", "fill")
 NAMED = ("predict", "guided_step", "paste", "to_model", "from_model", "noise")
-named: dict[str, float] = defaultdict(float)
-"""Seconds of the painting thread by operation, since the start."""
+spent_by: dict[str, float] = defaultdict(float)
+"""Processor seconds by stage, by operation, and of flow."""
 
 
 def main() -> None:
@@ -61,7 +56,9 @@ def main() -> None:
     chosen = parser.parse_args()
     for name in OPERATIONS:
         setattr(ops, name, counted(name, getattr(ops, name)))
-    image_to_image.keyed_noise = counted("noise", image_to_image.keyed_noise)
+    image_to_image.keyed_noise = counted("noise", image_to_image.keyed_noise)  # type: ignore[assignment]
+    Lookahead._several = counted("find flow", Lookahead._several)  # type: ignore[method-assign]
+    StageClock.__call__ = stage_by_processor  # type: ignore[method-assign]
     keep_freed_memory()  # as the command line does
     SETTINGS["runtime"] = chosen.runtime
     spent(chosen.clips / chosen.only[0], CLIPS[chosen.only[0]], SHORT)
@@ -70,60 +67,70 @@ def main() -> None:
 
 
 def row(source: Path, start: float, frames: int) -> dict[str, Any]:
-    together, alone = per_frame(source, start, frames), per_frame(source, start, frames, lookahead=0)
-    codec = alone["cpu"] - sum(alone[name] for name in COLUMNS)
-    waited = {name: together[name] for name in ("model", "flow", "cuts", "codec")}
-    glue = together["clock"] - sum(waited.values())
+    short, long = (spent(source, start, count) for count in (SHORT, frames))
+    each = {name: 1000 * (long[name] - short.get(name, 0.0)) / (frames - SHORT) for name in long}
+    model = sum(each.get(stage, 0.0) for stage in MODEL_STAGES)
+    flow, cuts, colour = (each.get(name, 0.0) for name in ("find flow", "cuts", "colour"))
+    waits = sum(each.get(name, 0.0) for name in ("flow", "read", "write", "journal"))
+    glue = each["painting"] - model - cuts - colour - waits
     result = {
         "clip": source.name,
-        "ms": together["clock"],
-        "model_ms": together["model"],
-        "beside_model": 1 - together["model"] / together["clock"],
-        "clock_ms": waited | {"glue": glue},
-        "glue_share": glue / together["clock"],
-        "named_ms": {name: together[name] for name in (*OPERATIONS, "noise")},
-        "named_share": sum(together[name] for name in NAMED) / together["clock"],
-        "cpu_ms": {name: alone[name] for name in COLUMNS} | {"codec": alone["codec"] + codec},
-        "cpu_beside_model": 1 - alone["model"] / alone["cpu"],
-    }
+        "ms": each["clock"],
+        "beside_model": 1 - each["model clock"] / each["clock"],
+        "cpu_ms": {"model": model, "flow": flow, "cuts": cuts, "colour": colour, "glue": glue,
+                   "codec": each["cpu"] - each["painting"] - flow + waits},
+        "cpu_beside_model": 1 - model / each["cpu"],
+        "glue_share": (glue + colour) / each["painting"],
+        "named_ms": {name: each.get(name, 0.0) for name in (*OPERATIONS, "noise")},
+        "named_share": sum(each.get(name, 0.0) for name in NAMED) / each["painting"],
+    }  # fmt: skip
     print(result, flush=True)
     return result
 
 
-def per_frame(source: Path, start: float, most: int, **options: Any) -> dict[str, float]:
-    """Milliseconds of each further frame: on the clock, of the processor, and per column."""
-    short, long = (spent(source, start, frames, **options) for frames in (SHORT, most))
-    return {name: 1000 * (long[name] - short[name]) / (most - SHORT) for name in long}
-
-
-def spent(source: Path, start: float, frames: int, **options: Any) -> dict[str, float]:
-    """Seconds on the clock, of processor time, and per column."""
-    named.clear()
+def spent(source: Path, start: float, frames: int) -> dict[str, float]:
+    """Seconds on the clock and of processor time: of all threads, of the painting one, and of its parts."""
+    spent_by.clear()
     with tempfile.TemporaryDirectory() as folder:
-        clock, cpu = time.perf_counter(), time.process_time()
+        clock, cpu, painting = time.perf_counter(), time.process_time(), time.thread_time()
         report = flowguide.render(
             source, Path(folder) / "out.mp4", noise="per-frame", start_seconds=start, max_frames=frames, audio=False,
-            threads=1, dtype="bfloat16", **options, **SETTINGS,
+            threads=1, dtype="bfloat16", **SETTINGS,
         )  # fmt: skip
-        taken = {"clock": time.perf_counter() - clock, "cpu": time.process_time() - cpu}
-    for name, stages in COLUMNS.items():
-        taken[name] = sum(report.stage_seconds.get(stage, 0.0) for stage in stages)
-    return taken | {name: named[name] for name in (*OPERATIONS, "noise")}
+        taken = {
+            "clock": time.perf_counter() - clock,
+            "cpu": time.process_time() - cpu,
+            "painting": time.thread_time() - painting,
+            "model clock": sum(report.stage_seconds.get(stage, 0.0) for stage in MODEL_STAGES),
+        }
+    return taken | spent_by
 
 
 def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, its processor time counted under `name` where the painting thread calls it."""
+    """`function`, its processor time counted under `name` where the painting thread calls it; that of the flow where
+    any does."""
 
     def call(*given: Any, **options: Any) -> Any:
-        if threading.current_thread() is not threading.main_thread():
+        if name != "find flow" and threading.current_thread() is not threading.main_thread():
             return function(*given, **options)
         began = time.thread_time()
         try:
             return function(*given, **options)
         finally:
-            named[name] += time.thread_time() - began
+            spent_by[name] += time.thread_time() - began
 
     return call
+
+
+@contextmanager
+def stage_by_processor(clock: StageClock, stage: str) -> Iterator[None]:
+    """A stage of the clock, its processor time counted as well."""
+    started, began = time.perf_counter(), time.thread_time()
+    try:
+        yield
+    finally:
+        spent_by[stage] += time.thread_time() - began
+        clock.seconds[stage] += time.perf_counter() - started
 
 
 if __name__ == "__main__":

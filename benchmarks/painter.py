@@ -1,5 +1,6 @@
 """Settings of the bundled painter on held-out frames: how many evaluations, and a sweep for presets.toml.
 
+    python benchmarks/painter.py quality DATA WORK   all numbers of `flowguide training measure`, 24 frames
     python benchmarks/painter.py few DATA WORK       1 to 6 evaluations at strength 0.5, CFG 2
     python benchmarks/painter.py sweep DATA WORK     strength, steps and CFG for each style
 
@@ -10,6 +11,7 @@ Numbers as in flowguide/training/quality.py, six frames of 256 px, one thread.
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from flowguide.training.quality import (
     held_out_frames,
     load_pipeline,
     low_frequency_correlation,
+    measure_painter,
     paint,
 )
 from flowguide.training.run import BUNDLED
@@ -43,13 +46,18 @@ SWEEP: list[dict[str, Any]] = [
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("few", "sweep"))
+    parser.add_argument("what", choices=("quality", "few", "sweep"))
     parser.add_argument("data", type=Path)
     parser.add_argument("work", type=Path)
     parser.add_argument("--model", type=Path, default=BUNDLED)
     parser.add_argument("--frames", type=int, default=2, help="of each clip")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
+    if chosen.what == "quality":
+        with tempfile.TemporaryDirectory() as scratch:
+            report = measure_painter(chosen.model, chosen.data, chosen.work, Path(scratch) / "quality.json")
+        write_result(RESULTS / "painter-quality.json", [report], pixels=256)
+        return
     pipeline = load_pipeline(chosen.model)
     classifier = kept_classifier(chosen.work, pipeline.vae)
     sources = np.concatenate(list(held_out_frames(chosen.data, chosen.frames).values()))

@@ -32,18 +32,23 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "source": {"strategy": "source", "direct_stabilization_weight": "0.25"},
     "seed-v1": {"strategy": "seed-v1", "flow": "farneback"},
 }
-CROP = (slice(None), slice(20, 180), slice(60, 220))
+CROP = (slice(None), slice(20, 180), slice(10, 170))
 """The near tree, behind which the land comes into view."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
+    parser.add_argument("--only", nargs="*", default=[*STRATEGIES, "passes"])
+    chosen = parser.parse_args()
+    folder = chosen.folder
     checkpoint = load_checkpoint("painter", torch.bfloat16, torch.device("cpu"), RenderConfig())
-    for name, options in STRATEGIES.items():
-        styled = painted(checkpoint, options)
-        write(folder / f"strategy-{name}.jpg", strip(styled[SHOWN]))
+    for name in chosen.only:
+        if name in STRATEGIES:
+            styled = painted(checkpoint, STRATEGIES[name])
+            write(folder / f"strategy-{name}.jpg", strip(styled[SHOWN]))
+    if "passes" not in chosen.only:
+        return
     one, two = (painted(checkpoint, {"passes": passes, "window": FRAMES}) for passes in (1, 2))
     parts = [one[SHOWN].source.rgb, one[SHOWN].frame().rgb, two[SHOWN].frame().rgb]
     write(folder / "strategy-passes.jpg", enlarged(torch.cat([part[CROP] for part in parts], dim=2)))

@@ -52,7 +52,9 @@ class RenderConfig(BaseModel):
     control: tuple[str, ...] = Field(
         (), description="ControlNets, each HINT:FOLDER@SCALE; hints: canny, softedge, tile, depth."
     )
-    depth_model: str | None = Field(None, description="ONNX file of the depth network for the hint depth.")
+    depth_model: str | None = Field(
+        None, description="ONNX file of the depth network for the hint depth and the depth weight."
+    )
     ip_adapter: str | None = Field(None, description="IP-Adapter, FILE@SCALE, beside its folder image_encoder.")
     ip_image: str | None = Field(None, description="Picture that the IP-Adapter is shown.")
     strength: float = Field(0.5, ge=0.0, le=1.0, description="How far the picture may leave the source: 0 to 1.")
@@ -74,7 +76,7 @@ class RenderConfig(BaseModel):
     )
     init_weight: float = Field(1.0, ge=0.0, le=1.0, description="Share of the guide in init blend.")
 
-    guidance: bool = Field(True, description="Guide each frame by the one before it.")
+    guidance: bool = Field(True, description="Guide frames by finished ones.")
     strategy: Literal["previous", "references", "anchors", "joint", "source", "step-aligned", "seed-v1"] = Field(
         "previous",
         description="What guides a frame: the one before it, several finished ones, anchors on both sides, which alone "

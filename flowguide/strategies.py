@@ -95,6 +95,8 @@ def _image_prompt(
         return None
     if knobs_of(config)["semantic"].is_off:
         raise UsageError("An IP-Adapter needs a picture: give --ip-image FILE, or a semantic_stabilization_weight.")
+    if config.lanes > 1:
+        raise UsageError("The semantic weight is one scale for the whole model; leave --lanes at 1.")
 
     def show(picture: Tensor, scale: float) -> None:
         from PIL import Image

@@ -72,13 +72,18 @@ def test_a_network_is_told_the_same_by_tensors_alone(tmp_path: Path, family: str
 @needs_onnx
 def test_a_checkpoint_gives_the_same_picture_under_onnx(tmp_path: Path) -> None:
     folder = save_family(tmp_path / "model", "sd1")
+    net = save_controlnet(tmp_path / "net", load_checkpoint(str(folder), torch.float32, CPU).unet)
     results = []
     for runtime in ("torch", "onnx"):
-        config = render_config(model=str(folder), prompt="a boat", steps=2, runtime=runtime)
+        config = render_config(
+            model=str(folder), prompt="a boat", steps=2, runtime=runtime, control=(f"tile:{net}@0.7",)
+        )
         checkpoint = load_checkpoint(config.model, torch.float32, CPU, config)
         results.append(painted(ImageToImage(checkpoint, config, StageClock())))
     torch.testing.assert_close(results[1], results[0], rtol=1e-3, atol=1e-4)
-    assert {store.read_entry(file).key.network for file in store.engines()} == {"unet", "vae-encoder", "vae-decoder"}
+    assert {store.read_entry(file).key.network for file in store.engines()} == {
+        "unet", "vae-encoder", "vae-decoder", "controlnet0",
+    }  # fmt: skip
 
 
 @needs_onnx

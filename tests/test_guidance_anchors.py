@@ -15,6 +15,7 @@ from flowguide.errors import UnknownName, UsageError
 from flowguide.guidance.anchors import Finished
 from flowguide.guidance.detail import detail, restored
 from flowguide.guidance.rules import Coverage, Edges, Every, Given, anchor_rule, check_given
+from flowguide.guidance.seams import joined
 from flowguide.steady import Steadier
 from flowguide.types import Flow, Frame
 
@@ -131,7 +132,11 @@ def test_what_comes_into_view_is_read_from_the_next_anchor() -> None:
         picture = texture.clone()
         picture[:, :, 8 + 2 * index : 24 + 2 * index] = band
         source.append(Frame(picture, index))
-        painted.append(Frame(torch.full((3, HEIGHT, WIDTH), 25 * index, dtype=torch.uint8), index))
+        # Paintings that agree but where frame 0 shows the band: there their value tells whose pixel it is.
+        painting = torch.zeros(3, HEIGHT, WIDTH, dtype=torch.uint8)
+        painting[:, :, 8:24] = 25 * index
+        painting[:, :, 8 + 2 * index : 24 + 2 * index] = 0
+        painted.append(Frame(painting, index))
     finished = steadied(source, painted, KnownFlow(occluder), anchors="8")
     middle = rgb(finished[5])[0, 20]
     # At frame 5 the band covers 18..33; the ground at 10..16 was covered in frame 0 and is seen again in frame 8.
@@ -289,7 +294,9 @@ def test_what_neither_anchor_shows_becomes_one_picture() -> None:
         if visits(index):
             picture[:, 10:34, 20:44] = thing[:, 10:34, 20:44]
         source.append(Frame(picture, index))
-        painted.append(Frame(torch.full((3, HEIGHT, WIDTH), 25 * index, dtype=torch.uint8), index))
+        painting = torch.zeros(3, HEIGHT, WIDTH, dtype=torch.uint8)
+        painting[:, 10:34, 20:44] = 25 * index
+        painted.append(Frame(painting, index))
     finished = steadied(source, painted, KnownFlow(uv), anchors="8")
     shown = {index: set(rgb(finished[index])[0, 13:31, 23:41].unique().tolist()) for index in (3, 4, 5)}
     assert shown[3] == shown[4] == shown[5]
@@ -297,3 +304,16 @@ def test_what_neither_anchor_shows_becomes_one_picture() -> None:
     assert shown[3] <= {75, 100, 125}
     assert sum(done.is_anchor for done in finished[1:8]) == 1
     assert set(rgb(finished[7])[0, 13:31, 23:41].unique().tolist()) == {200}, "hidden ground is the next anchor's"
+
+
+def test_own_pixels_take_the_tone_of_what_is_around_them() -> None:
+    """Two paintings that differ by a tone become one, and the detail of what fills the hole stays."""
+    painting = torch.rand(3, 40, 56, generator=torch.Generator().manual_seed(0)) - 0.5
+    known = torch.ones(40, 56)
+    known[12:30, 20:41] = 0.0
+    prior = torch.where(known > 0, painting, torch.nan)
+    tone = torch.tensor([0.2, -0.1, 0.05])[:, None, None]
+    torch.testing.assert_close(joined(painting + tone, prior, known), painting, atol=2e-6, rtol=0)
+    for nothing_to_join in (torch.zeros_like(known), torch.ones_like(known)):
+        own = joined(painting, painting if nothing_to_join.any() else prior, nothing_to_join)
+        assert torch.equal(own, painting)

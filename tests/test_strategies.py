@@ -135,7 +135,7 @@ class Nothing:
 
 @by_strategy
 def test_without_a_confident_pixel_frames_are_painted_by_themselves(
-    checkpoint: Checkpoint, options: dict[str, Any]
+    checkpoint: Checkpoint, options: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     if options["strategy"] == "source":
         options = {**options, "direct_stabilization_weight": "0", "edge_stabilization_weight": "0"}
@@ -145,6 +145,10 @@ def test_without_a_confident_pixel_frames_are_painted_by_themselves(
     for one, other in zip(made, plain, strict=True):
         # A batch of several rows is not computed like one row, to the last bit.
         torch.testing.assert_close(one.picture, other.picture, atol=2e-4, rtol=0)
+    told = [record.getMessage() for record in caplog.records if "begins anew" in record.getMessage()]
+    if options["strategy"] != "joint":  # whose frames are made together and then pasted
+        assert told
+        assert told[0].startswith("Frame 1 begins anew: 0.0 % of it can be told from finished frames")
 
 
 @by_strategy

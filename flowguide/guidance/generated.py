@@ -16,7 +16,7 @@ from ..diffusion.init import InitialLatent
 from ..diffusion.sampling import LatentGuide, StepCallback
 from ..types import Frame, Guide
 from .anchors import Known
-from .trust import tell_anew, unsharp
+from .trust import Beginnings, unsharp
 from .weights import WeightInputs, weight_schedule
 
 RAMP_PX = 2
@@ -35,6 +35,7 @@ class Generated:
         on_step: StepCallback | None,
     ):
         self._model, self._init, self._cell, self._key, self._on_step = model, init, cell, key, on_step
+        self._beginnings = Beginnings()
         self.painted = 0
         """Frames that the model has painted."""
 
@@ -49,10 +50,9 @@ class Generated:
             return _filled(known.guide)
         self.painted += 1
         source = ops.to_model(frame.rgb[None])
-        share = 0.0 if known is None else float(known.guide.confidence.mean())
-        if known is None or share < self._config.cut_share:
-            if known is not None:
-                tell_anew(frame.index, share)
+        if known is None or self._beginnings.is_anew(
+            frame.index, float(known.guide.confidence.mean()), self._config.cut_share
+        ):
             return self._painted(frame, source, None, None, None)
         prior, confidence = known.guide.prior, known.guide.confidence
         assert known.distance_px is not None

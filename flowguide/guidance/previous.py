@@ -24,7 +24,7 @@ from ..timing import StageClock
 from ..types import Frame, Guide
 from .anchor import Anchor
 from .stretch import log_area, soundness
-from .trust import TRUST, decided, tell_anew, unchanged, unsharp
+from .trust import TRUST, Beginnings, decided, unchanged, unsharp
 from .weights import WeightInputs, WeightSchedule, weight_schedule
 
 
@@ -81,6 +81,7 @@ class PreviousFrame:
         self._cell = cell
         self._clock = clock
         self._before: _Before | None = None
+        self._beginnings = Beginnings()
         self._weighed: tuple[Carried, Tensor] | None = None
         self.configure(config)
 
@@ -110,9 +111,9 @@ class PreviousFrame:
             )
             anchor, painted = before.anchor.carried(uv, prediction.prior[0, :6])
             prior, seen = painted[:3].clamp(-1.0, 1.0), painted[3:]  # Spline36 overshoots
-            log_areas = prediction.prior[0, 6] + log_area(uv)
+            log_areas = (prediction.prior[0, 6] + log_area(uv)).nan_to_num()  # unknown flow may be NaN
             trust = decided(prediction.confidence[0] * unchanged(source, seen)) * soundness(log_areas)
-            confidence = trust.nan_to_num()  # the flow may be NaN where it is not known
+            confidence = trust.nan_to_num()
             carried = Carried(
                 guide=Guide(prior, confidence),
                 reference=before.painted[:3],
@@ -123,11 +124,8 @@ class PreviousFrame:
                 seen=seen,
                 log_area=log_areas,
             )
-        share = carried.confident_share
-        if share < self._config.cut_share:
-            tell_anew(frame.index, share)
-            return None
-        return carried
+        anew = self._beginnings.is_anew(frame.index, carried.confident_share, self._config.cut_share)
+        return None if anew else carried
 
     def latent_guide(self, carried: Carried, k0: Tensor, table: StepTable) -> LatentGuide:
         """The sampler's guide from the encoded prior `k0` [1, C, h, w]."""
@@ -140,7 +138,7 @@ class PreviousFrame:
         )
         # Where the frame's edge uncovers a line at a time, a cell without pull would paint each line by itself.
         outside = _outside(carried.uv)
-        least_in_cell = -F.max_pool2d(-torch.maximum(confidence, outside)[None], self._cell)[0]
+        least_in_cell = _least(torch.maximum(confidence, outside), self._cell)
         shown = 1 - F.avg_pool2d(outside[None], self._cell)[0]
         return LatentGuide(k0=k0, weights=(self._schedule(table, inputs) * least_in_cell * shown)[:, None])
 
@@ -210,4 +208,13 @@ def _outside(uv: Tensor) -> Tensor:
     _, height, width = uv.shape
     x = uv[0] + torch.arange(width, device=uv.device)
     y = uv[1] + torch.arange(height, device=uv.device)[:, None]
-    return ((x < -0.5) | (x > width - 0.5) | (y < -0.5) | (y > height - 0.5)).to(uv.dtype)
+    x.sub_(x.clamp(-0.5, width - 0.5)).abs_()
+    y.sub_(y.clamp(-0.5, height - 0.5)).abs_()
+    return x.add_(y).sign_().nan_to_num_()
+
+
+def _least(values: Tensor, cell: int) -> Tensor:
+    """The least of every whole cell, [H / cell, W / cell]: down first, along lines of memory."""
+    height, width = (side // cell for side in values.shape)
+    lines = values[: height * cell, : width * cell].reshape(height, cell, width * cell).amin(1)
+    return lines.view(height, width, cell).amin(2)

@@ -67,6 +67,21 @@ def unsharp(picture: Tensor, amount: float) -> Tensor:
     return (picture + amount * (picture - blurred)).clamp(-1.0, 1.0)
 
 
-def tell_anew(index: int, share: float) -> None:
-    """Log that a frame within a shot has to begin anew, since too little of it is known from others."""
-    log.warning("Frame %d begins anew: only %.1f %% of it can be told from finished frames.", index, 100.0 * share)
+class Beginnings:
+    """Logs where frames within a shot have to begin anew: the first of each row of such frames."""
+
+    def __init__(self) -> None:
+        self._told = False
+
+    def is_anew(self, index: int, share: float, least: float) -> bool:
+        """Whether frame `index`, of which `share` is known from finished frames, begins anew: under `least`."""
+        anew = share < least
+        if anew and not self._told:
+            log.warning(
+                "Frame %d begins anew: %.1f %% of it can be told from finished frames, less than the cut share of %g.",
+                index,
+                100.0 * share,
+                least,
+            )
+        self._told = anew
+        return anew

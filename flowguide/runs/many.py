@@ -8,12 +8,12 @@ from pathlib import Path
 from threading import Lock, Thread
 
 from ..config import Option, RenderConfig, changed
-from ..diffusion.checkpoint import load_checkpoint
+from ..diffusion.checkpoint import Checkpoint, load_checkpoint
 from ..diffusion.lanes import Lanes
 from ..errors import FlowguideError, Interrupted
 from ..machine import choose_device, choose_dtype
 from .batch import Entry
-from .clip import SEGMENT_FRAMES, Request, render
+from .clip import SEGMENT_FRAMES, RenderReport, Request, render
 
 
 def render_many(
@@ -36,52 +36,73 @@ def render_many(
     device = choose_device(settings.device)
     checkpoint = load_checkpoint(settings.model, choose_dtype(settings.dtype, device), device, settings)
     used = max(1, min(settings.lanes, len(outputs)))
-    lanes, alone = Lanes(checkpoint, used), changed(settings, lanes=1)
-    waiting, lock = deque(outputs.items()), Lock()
-    entries: dict[str | Path, Entry] = {}
-    stopped: list[BaseException] = []
+    lanes, work = Lanes(checkpoint, used), _Work(outputs, on_done, should_stop)
 
-    def work(lane: int) -> None:
-        own = lanes.checkpoint(lane)
-        with lanes.working(lane):
-            while not stopped:
-                with lock:
-                    if not waiting:
-                        return
-                    source, output = waiting.popleft()
-                try:
-                    made = render(
-                        source, output, config=alone, request=request, segment_frames=segment_frames,
-                        should_stop=lambda: bool(stopped) or (should_stop is not None and should_stop()),
-                        checkpoint=own,
-                    )  # fmt: skip
-                    entry = Entry(str(source), str(output), made.frames, None)
-                except FlowguideError as failure:
-                    if isinstance(failure, Interrupted):
-                        stopped.append(failure)
-                        return
-                    entry = Entry(str(source), str(output), None, str(failure))
-                except BaseException as failure:
-                    stopped.append(failure)
-                    return
-                with lock:
-                    entries[source] = entry
-                    if on_done is not None:
-                        on_done(entry)
+    def paint(source: str | Path, output: str | Path, own: Checkpoint) -> RenderReport:
+        return render(
+            source, output, config=changed(settings, lanes=1), request=request, segment_frames=segment_frames,
+            should_stop=work.stop_asked, checkpoint=own,
+        )  # fmt: skip
 
-    for lane in range(used):
-        lanes.begin(lane)
-    threads = [Thread(target=work, args=(lane,), name=f"lane {lane}") for lane in range(used)]
+    def lane(number: int) -> None:
+        own = lanes.checkpoint(number)
+        with lanes.working(number):
+            work.do(lambda source, output: paint(source, output, own))
+
+    for number in range(used):
+        lanes.begin(number)
+    threads = [Thread(target=lane, args=(number,), name=f"lane {number}") for number in range(used)]
     try:
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
     except KeyboardInterrupt:
-        stopped.append(Interrupted("Stopped."))
+        work.stopped.append(Interrupted("Stopped."))
         for thread in threads:
             thread.join()
         raise
-    if stopped:
-        raise stopped[0]
-    return [entries[source] for source in outputs]
+    if work.stopped:
+        raise work.stopped[0]
+    return [work.entries[source] for source in outputs]
+
+
+class _Work:
+    """Clips that wait for a lane, and what became of those that had one."""
+
+    def __init__(
+        self,
+        outputs: Mapping[str | Path, str | Path],
+        on_done: Callable[[Entry], None] | None,
+        should_stop: Callable[[], bool] | None,
+    ):
+        self.entries: dict[str | Path, Entry] = {}
+        self.stopped: list[BaseException] = []
+        """What ends the work of all lanes."""
+        self._waiting, self._lock = deque(outputs.items()), Lock()
+        self._on_done, self._should_stop = on_done, should_stop
+
+    def stop_asked(self) -> bool:
+        return bool(self.stopped) or (self._should_stop is not None and self._should_stop())
+
+    def do(self, paint: Callable[[str | Path, str | Path], RenderReport]) -> None:
+        """One lane's: clip after clip, as long as some wait."""
+        while not self.stopped:
+            with self._lock:
+                if not self._waiting:
+                    return
+                source, output = self._waiting.popleft()
+            try:
+                entry = Entry(str(source), str(output), paint(source, output).frames, None)
+            except Interrupted as stop:
+                self.stopped.append(stop)
+                return
+            except FlowguideError as failure:
+                entry = Entry(str(source), str(output), None, str(failure))
+            except BaseException as failure:
+                self.stopped.append(failure)
+                return
+            with self._lock:
+                self.entries[source] = entry
+                if self._on_done is not None:
+                    self._on_done(entry)

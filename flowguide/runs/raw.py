@@ -31,7 +31,7 @@ def stream_raw(
     """
     if config.lanes > 1:
         raise UsageError(
-            "--lanes holds whole shots in memory, and a raw stream gives each frame at once; leave one out."
+            "--lanes holds whole shots in memory and a raw stream gives each frame at once; leave one out."
         )
     renderer, count = Renderer(config), 0
     with open_clip(source, config) as reader:

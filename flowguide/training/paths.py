@@ -24,9 +24,9 @@ from .stylise import CELL, STYLES
 from .tokenizer import random_prompt, random_subject
 
 KINDS = ("photo", *STYLES)
-KIND_SHARES = (0.15, 0.22, 0.16, 0.23, 0.24)
+KIND_SHARES = (0.15, 0.18, 0.13, 0.19, 0.35)
 # strokes and washes change the latents less than hatching and tiles do
-KIND_WEIGHTS = (2.0, 2.5, 1.0, 1.5, 2.0)
+KIND_WEIGHTS = (2.0, 2.5, 1.0, 1.5, 3.0)
 FREE_NOISE_SHARE = 0.35
 VISIBLE = 0.75  # largest lam at which the painting can be recognised under the noise
 

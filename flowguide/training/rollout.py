@@ -42,7 +42,7 @@ class Rollout:
         self.latent_texture, self.picture_texture = latent_texture, picture_texture
 
     def losses(self, painter: nn.Module, tokens: Tensor, drawn: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        """Mean losses of n samples. drawn: start, wanted, noise (n, 8, h, w) and weight (n,); tokens is (n, 77)."""
+        """Mean losses of n samples. drawn: start, wanted, noise (n, 8, h, w), weight and kind (n,); tokens (n, 77)."""
         generator = np.random.default_rng((self.sampler.seed, 4, step))
         times, scale = rollout_times(generator), SCALES[generator.integers(len(SCALES))]
         both = torch.cat([tokens, self.unprompted.to(tokens.device).expand(len(tokens), -1)])
@@ -62,6 +62,8 @@ class Rollout:
         in_latents = self.latent_texture(answer, drawn["wanted"])
         in_pictures = self.picture_texture(answer, drawn["wanted"], (corner[0], corner[1]))
         loss = ERROR_WEIGHT * errors + LOW_WEIGHT * low + LATENT_WEIGHT * in_latents + PICTURE_WEIGHT * in_pictures
+        # a photograph has no layout to invent: it should come back as it was
+        loss = torch.where(drawn["kind"] == 0, errors, loss)
         return {
             "loss": (drawn["weight"] * loss).mean(),
             "rollout_error": errors.mean().detach(),
@@ -70,10 +72,12 @@ class Rollout:
         }
 
     def draw(self, step: int, count: int) -> tuple[dict[str, np.ndarray], list[str]]:
-        """Arrays start, wanted, noise (count, 8, n, n) and weight (count,), and the prompts."""
+        """Arrays start, wanted, noise (count, 8, n, n), weight and kind (count,), and the prompts."""
         drawn = [self.sampler.draw_pair(step, number) for number in range(count)]
         arrays = {name: np.stack([getattr(s, name) for s in drawn]) for name in ("start", "wanted", "noise")}
-        return arrays | {"weight": np.array([s.weight for s in drawn], np.float32)}, [s.prompt for s in drawn]
+        arrays["weight"] = np.array([sample.weight for sample in drawn], np.float32)
+        arrays["kind"] = np.array([sample.kind for sample in drawn])
+        return arrays, [sample.prompt for sample in drawn]
 
 
 def guided_velocity(painter: nn.Module, noisy: Tensor, time: int, both: Tensor, scale: float) -> Tensor:
