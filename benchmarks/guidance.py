@@ -1,13 +1,15 @@
 """How much of a painted clip's unsteadiness does guidance take away, and does it stay sharp? Real clips, one run.
 
-    python benchmarks/guidance.py steady CLIPS_FOLDER PAINTERS_FOLDER --frames 32
+    python benchmarks/guidance.py steady CLIPS_FOLDER PAINTERS_FOLDER --frames 25
     python benchmarks/guidance.py render CLIPS_FOLDER --frames 25
     python benchmarks/guidance.py strategies CLIPS_FOLDER --frames 25 --only flower.mp4 hand-gesture.mkv
 
 `steady`: clips painted frame by frame by ONNX style networks (input `rgb` float [N, 3, H, W] in 0..255, output the
-same), then steadied. A row's excess is (E - E_source) / (E_painted - E_source), E being E_warp with flow and mask of
-the source (docs/math.md, section 8), by an estimator that did not guide. `excess_same_flow` is of the same strategy
-guided and measured by one estimator: what resampling leaves even where nobody disagrees about the flow.
+same), and by the bundled model without guidance under fixed and per-frame noise, then steadied. A row's excess is
+(E - E_source) / (E_painted - E_source), E being E_warp with flow and mask of the source (docs/math.md, section 8), by
+two estimators, of which the first did not guide. `moved` is the first painting moved along the second estimator's own
+flow with one interpolation: what that metric leaves where nobody disagrees about the flow. `structure` is the
+correlation of the strength of edges with the source's.
 
 `render`: clips painted by the bundled model under per-frame noise, unguided and by each strategy, anchors every 8
 frames. Excess likewise, against the unguided render. `strategies`: the same with those of FURTHER.
@@ -16,22 +18,25 @@ frames. Excess likewise, against the unguided render. `strategies`: the same wit
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from results import write_result
 
-from flowguide.config import RenderConfig, SteadyConfig
+from flowguide.config import RenderConfig
+from flowguide.flow import FlowEstimator, estimator
 from flowguide.guidance.anchors import Finished
-from flowguide.metrics import Report, measure
-from flowguide.ops import from_model
+from flowguide.metrics import NOTHING_TO_STEADY, Report, measure
+from flowguide.ops import compose, from_model, to_model, warp
 from flowguide.renderer import Renderer
 from flowguide.steady import Steadier
-from flowguide.types import Frame
+from flowguide.types import Flow, Frame
 from flowguide.video import ClipReader
 
 CLIPS = {
@@ -76,7 +81,7 @@ def main() -> None:
     parser.add_argument("what", choices=["steady", "render", "strategies"])
     parser.add_argument("clips", type=Path, help="folder with the clips")
     parser.add_argument("painters", type=Path, nargs="?", help="folder with the ONNX painters")
-    parser.add_argument("--frames", type=int, default=32)
+    parser.add_argument("--frames", type=int, default=25)
     parser.add_argument("--height", type=int, default=256)
     parser.add_argument("--only", nargs="*", default=list(CLIPS), help="names of clips")
     parser.add_argument("--threads", type=int, default=1)
@@ -127,34 +132,83 @@ def render_row(
 
 def steady_rows(chosen: argparse.Namespace, name: str, painters: Sequence[Path]) -> list[dict[str, Any]]:
     source = read(chosen, name)
-    return [steady_row(name, source, painter, chosen.threads) for painter in painters]
+    given = {painter.stem: paint(source, painter, chosen.threads) for painter in painters}
+    for noise in ("fixed", "per-frame"):
+        renderer = Renderer(RenderConfig(noise=noise, threads=chosen.threads, guidance=False))
+        given[f"bundled, {noise} noise"] = [styled.frame() for styled in renderer(source)]
+    clips, made = dict(given), {}
+    for painter, painted in given.items():
+        began = time.perf_counter()
+        steadier = Steadier()
+        clips[f"{painter} steady"] = [_frame(finished) for finished in steadier(source, painted)]
+        made[painter] = {"anchors": steadier.anchors, "ms": 1000.0 * (time.perf_counter() - began) / len(source)}
+    dis = _Once("dis")
+    clips |= {f"{painter} moved": _moved(source, painted[0], dis) for painter, painted in given.items()}
+    reports = {flow.name: measure(source, clips, lags=LAGS, estimator=flow) for flow in (_Once("farneback"), dis)}
+    return [_steady_row(name, painter, source, clips, reports) | made[painter] for painter in given]
 
 
-def steady_row(name: str, source: list[Frame], painter: Path, threads: int) -> dict[str, Any]:
-    painted = paint(source, painter, threads)
-    began = time.perf_counter()
-    steadier = Steadier()
-    steady = [_frame(finished) for finished in steadier(source, painted)]
-    milliseconds = 1000.0 * (time.perf_counter() - began) / len(source)
-    report = _measured(source, painted, steady, "farneback")
-    same = {flow: [_frame(done) for done in Steadier(SteadyConfig(flow=flow))(source, painted)] for flow in ("dis",)}
-    row: dict[str, Any] = {
-        "clip": name,
-        "painter": painter.stem,
-        "flow_of_metric": report.estimator,
-        "e_warp_1": {clip.name: clip.warp_error[1].l1 for clip in report.clips},
-        **{f"excess_{lag}": _excess(report, lag) for lag in LAGS},
-        **{f"excess_{lag}_by_dis": _excess(_measured(source, painted, steady, "dis"), lag) for lag in (1, 16)},
-        "excess_1_same_flow": _excess(_measured(source, painted, same["dis"], "dis"), 1),
-        "sharpness": report["steady"].sharpness,
-        "flicker": {clip.name: clip.flicker for clip in report.clips},
-        "colour_drift": report["steady"].colour_drift,
-        "note": report["painted"].note,
-        "anchors": steadier.anchors,
-        "ms_per_frame": milliseconds,
-    }
-    print({key: value for key, value in row.items() if key not in ("anchors", "flicker")}, flush=True)
+def _steady_row(
+    name: str, painter: str, source: list[Frame], clips: dict[str, list[Frame]], reports: dict[str, Report]
+) -> dict[str, Any]:
+    steady = f"{painter} steady"
+    row: dict[str, Any] = {"clip": name, "painter": painter}
+    for flow, report in reports.items():
+        floor, plain = report["source"].warp_error[1].l1, report[painter].warp_error[1].l1
+        row[flow] = {
+            "e_warp_1": {clip: report[clip].warp_error[1].l1 for clip in ("source", painter, steady)},
+            **{f"excess_{lag}": _excess(report, lag, painter, steady) for lag in LAGS},
+            "excess_1_moved": _excess(report, 1, painter, f"{painter} moved"),
+            "nothing_to_steady": floor is not None and plain is not None and plain < NOTHING_TO_STEADY * floor,
+        }
+    last = list(reports.values())[-1]
+    for key, clip in (("sharpness", steady), ("sharpness_moved", f"{painter} moved")):
+        row[key] = last[clip].laplacian_energy / last[painter].laplacian_energy
+    row["flicker"] = {clip: last[clip].flicker for clip in ("source", painter, steady)}
+    row["structure"] = {clip: _structure(source, clips[clip]) for clip in (painter, steady)}
+    told = {flow: {key: row[flow][key] for key in ("excess_1", "excess_16", "excess_1_moved")} for flow in reports}
+    print(name, painter, told, row["sharpness"], row["structure"], flush=True)
     return row
+
+
+def _structure(source: Sequence[Frame], clip: Sequence[Frame]) -> float:
+    """Mean correlation of the strength of edges in the clip and in its source."""
+    found = []
+    for ours, theirs in zip(source, clip, strict=True):
+        found.append(np.corrcoef([_edges(ours).ravel(), _edges(theirs).ravel()])[0, 1])
+    return float(np.mean(found))
+
+
+def _edges(frame: Frame) -> Any:
+    grey = cv2.GaussianBlur(frame.rgb.float().mean(0).numpy(), (0, 0), 1.5)
+    return np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
+
+
+def _moved(source: Sequence[Frame], painting: Frame, flow: FlowEstimator) -> list[Frame]:
+    """The first painting moved along the flow that measures, one interpolation each: what the metric leaves then."""
+    picture, composed, moved = to_model(painting.rgb[None]), None, [painting]
+    for before, frame in itertools.pairwise(source):
+        step = flow(frame, before).uv[None]
+        composed = step if composed is None else compose(step, composed)[0]
+        rgb = from_model(warp(picture, composed, mode="spline36").clamp(-1.0, 1.0))[0]
+        moved.append(Frame(rgb, frame.index, frame.pts, frame.time_base))
+    return moved
+
+
+class _Once:
+    """An estimator that looks at each pair of frames once."""
+
+    def __init__(self, name: str):
+        self.name, self._estimator = name, estimator(name)
+        self._found: dict[tuple[int, int], Flow] = {}
+
+    def __call__(self, at: Frame, to: Frame) -> Flow:
+        if (at.index, to.index) not in self._found:
+            self._found[at.index, to.index] = self._estimator(at, to)
+        return self._found[at.index, to.index]
+
+    def both(self, at: Frame, to: Frame) -> tuple[Flow, Flow]:
+        return self(at, to), self(to, at)
 
 
 def paint(source: Sequence[Frame], painter: Path, threads: int) -> list[Frame]:
@@ -172,12 +226,7 @@ def paint(source: Sequence[Frame], painter: Path, threads: int) -> list[Frame]:
     return painted
 
 
-def _measured(source: Sequence[Frame], painted: Sequence[Frame], steady: Sequence[Frame], estimator: str) -> Report:
-    clips = {"painted": painted, "steady": steady}
-    return measure(source, clips, lags=LAGS, estimator=estimator, unguided="painted")
-
-
-def _excess(report: Report, lag: int, plain: str = "painted", guided: str = "steady") -> float | None:
+def _excess(report: Report, lag: int, plain: str, guided: str) -> float | None:
     floor, before, after = (report[name].warp_error[lag].l1 for name in ("source", plain, guided))
     return None if floor is None or before is None or after is None else (after - floor) / (before - floor)
 

@@ -1,7 +1,8 @@
 """Several rows in one model call: lanes against one shot after the other, the step-aligned batch against one frame
 after the other of the same rule.
 
-    python benchmarks/lanes.py [--size 256] [--frames 6] [--rounds 3] [--threads 1] [--runtimes eager torch openvino]
+    python benchmarks/lanes.py [--size 256] [--frames 3] [--rounds 3] [--threads 1]
+        [--lanes eager torch openvino] [--aligned eager torch]
     python benchmarks/lanes.py --clips CLIPS_FOLDER --frames 25
 
 The painter in bfloat16 with its default settings (8 steps at strength 0.5: 4 calls under classifier-free guidance),
@@ -39,16 +40,22 @@ CPU = torch.device("cpu")
 LANES = 4
 SHOTS = (0, 28, 48, 76)
 """Where the made film's shots begin."""
+SIDES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "4 lanes": ({"lanes": 1}, {"lanes": LANES}),
+    "step-aligned": ({"at_once": 1, "strategy": "step-aligned"}, {"strategy": "step-aligned"}),
+}
+"""One row at a time, and several."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--height", type=int, default=256)
-    parser.add_argument("--frames", type=int, default=6, help="of each shot")
+    parser.add_argument("--frames", type=int, default=3, help="of each shot")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--runtimes", nargs="*", default=["eager", "torch", "openvino"])
+    parser.add_argument("--lanes", nargs="*", default=["eager", "torch", "openvino"], help="runtimes")
+    parser.add_argument("--aligned", nargs="*", default=["eager", "torch"], help="runtimes")
     parser.add_argument("--clips", type=Path, default=None)
     parser.add_argument("--only", nargs="*", default=["flower.mp4", "hand-gesture.mkv", "people-static-camera.mp4"])
     chosen = parser.parse_args()
@@ -59,7 +66,8 @@ def main() -> None:
         write_result(Path("benchmarks/results/step-aligned-steadiness.json"), rows, frames=chosen.frames)
         return
     film = made_film(chosen.size, chosen.frames)
-    rows = [row for runtime in chosen.runtimes for row in compared(runtime, film, chosen.rounds)]
+    asked = [(name, runtime) for name in SIDES for runtime in (chosen.lanes if "lanes" in name else chosen.aligned)]
+    rows = [compared(name, runtime, film, chosen.rounds) for name, runtime in asked]
     context = {"size": chosen.size, "frames": len(film), "rounds": chosen.rounds, "threads": chosen.threads}
     write_result(Path("benchmarks/results/lanes-cpu.json"), rows, **context)
 
@@ -70,28 +78,23 @@ def made_film(size: int, frames: int) -> list[Frame]:
     return [Frame(frame.rgb, index, index, frame.time_base) for index, frame in enumerate(taken)]
 
 
-def compared(runtime: str, film: list[Frame], rounds: int) -> list[dict[str, Any]]:
-    """Lanes against one lane, and the step-aligned batch against one frame after the other."""
-    sides: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-        "4 lanes": ({"lanes": 1}, {"lanes": LANES}),
-        "step-aligned": ({"at_once": 1, "strategy": "step-aligned"}, {"strategy": "step-aligned"}),
-    }
-    rows = []
-    for name, (one, many) in sides.items():
-        exact = [painted(loaded(runtime, torch.float32), film[:8], side)[0] for side in (one, many)]
-        away = max(float((a - b).abs().max()) for a, b in zip(*exact, strict=True))
-        checkpoint = loaded(runtime, torch.bfloat16)
-        for side in (one, many):
-            painted(checkpoint, film[:8], side)
-        seconds = [[painted(checkpoint, film, side)[1] for side in (one, many)] for _ in range(rounds)]
-        ratios = [alone / together for alone, together in seconds]
-        rows.append({
-            "runtime": runtime, "what": name, "speed_over_one": statistics.median(ratios), "spread": sorted(ratios),
-            "cpu_ms_per_frame": [1000 * statistics.median(side) / len(film) for side in zip(*seconds, strict=True)],
-            "largest_difference": away,
-        })  # fmt: skip
-        print(rows[-1], flush=True)
-    return rows
+def compared(name: str, runtime: str, film: list[Frame], rounds: int) -> dict[str, Any]:
+    """Several rows against one."""
+    one, many = SIDES[name]
+    exact = [painted(loaded(runtime, torch.float32), film[:8], side)[0] for side in (one, many)]
+    away = max(float((a - b).abs().max()) for a, b in zip(*exact, strict=True))
+    checkpoint = loaded(runtime, torch.bfloat16)
+    for side in (one, many):
+        painted(checkpoint, film[:4], side)
+    seconds = [[painted(checkpoint, film, side)[1] for side in (one, many)] for _ in range(rounds)]
+    ratios = [alone / together for alone, together in seconds]
+    row = {
+        "runtime": runtime, "what": name, "speed_over_one": statistics.median(ratios), "spread": sorted(ratios),
+        "cpu_ms_per_frame": [1000 * statistics.median(side) / len(film) for side in zip(*seconds, strict=True)],
+        "largest_difference": away,
+    }  # fmt: skip
+    print(row, flush=True)
+    return row
 
 
 def loaded(runtime: str, dtype: torch.dtype) -> Checkpoint:

@@ -13,6 +13,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 MEASURED, COST = RESULTS / "straight-line-cpu.json", RESULTS / "frame-cost-cpu.json"
+BENCH = RESULTS / "bench-cpu.json"
 BETWEEN = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", flags=re.DOTALL)
 
 
@@ -42,17 +43,46 @@ def section() -> str:
         "",
         _cost(),
         "",
+        *_bench(),
     ]
     return "\n".join(lines)
+
+
+def _bench() -> list[str]:
+    """The sides of `flowguide bench`, where it was run."""
+    if not BENCH.is_file():
+        return []
+    content = json.loads(BENCH.read_text(encoding="utf-8"))
+    height, width = content["size"]
+    lines = [
+        f"`flowguide bench`, {content['date']}: {content['clip']}, {width}×{height}, {content['frames']} frames, "
+        f"{content['rounds']} rounds by turns, {content['machine']['cpu']}, from file to file; median, least to most:",
+        "",
+        "| side | dtype | frames/s | × diffusers loop | MiB | E_warp(1) |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in content["sides"]:
+        if "reason" in row:
+            lines.append(f"| {row['side']} | | not measured: {row['reason']} | | | |")
+            continue
+        low, high = row["times_diffusers_range"] or (0.0, 0.0)
+        ratio = "" if row["times_diffusers"] is None else f"{row['times_diffusers']:.2f} ({low:.2f} to {high:.2f})"
+        error = "" if row["e_warp_1"] is None else f"{row['e_warp_1']:.2f}"
+        memory = f"{row['memory_bytes'] / 2**20:.0f}"
+        lines.append(f"| {row['side']} | {row['dtype']} | {row['fps']:.2f} | {ratio} | {memory} | {error} |")
+    return [*lines, ""]
 
 
 def _cost() -> str:
     content = json.loads(COST.read_text(encoding="utf-8"))
     clock, processor = ([row[name] for row in content["rows"]] for name in ("beside_model", "cpu_beside_model"))
+    shares = [row["named_share"] for row in content["rows"] if "named_share" in row]
+    what = "Predict, guided step, paste, colour and noise"
+    named = f" {what}: {min(shares):.1%} to {max(shares):.1%} of the painting thread." if shares else ""
     return (
         f"Everything but the model's own calls (flow, cuts, colour, glue, codec; `{content['command']}`): "
         f"{min(clock):.1%} to {max(clock):.1%} of a frame's time where a second core is free for what runs beside the "
-        f"model, {min(processor):.0%} to {max(processor):.0%} of all processor time."
+        f"model, {min(processor):.0%} to {max(processor):.0%} of all processor time." + named
     )
 
 

@@ -9,6 +9,8 @@ from .config import RenderConfig
 from .diffusion.checkpoint import Checkpoint
 from .diffusion.image_to_image import ImageToImage, NoiseKey
 from .diffusion.init import InitialLatent
+from .diffusion.program import cuda_graph
+from .diffusion.programs import CarriedPrograms
 from .diffusion.sampling import StepCallback
 from .errors import UsageError
 from .flow import FlowEstimator
@@ -43,6 +45,8 @@ class AnchoredFrames:
             model, init, checkpoint.autoencoder.cell, lambda frame: NoiseKey(self.shot, frame.index), on_step
         )
         self._generated.configure(config)
+        if config.runtime == "torch-graphed":
+            self._generated.fill = CarriedPrograms(cuda_graph)
         rule = anchor_rule(config.anchors, config.anchor_frames)
         self._anchors = Anchors(
             flow, rule, self._generated, feather_px=config.feather_px, paste=config.paste, clock=clock

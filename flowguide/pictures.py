@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import UsageError
@@ -49,7 +48,10 @@ def padded(frame: Frame, grid: int) -> Frame:
     down, right = -height % grid, -width % grid
     if not down and not right:
         return frame
-    rgb = F.pad(frame.rgb[None].float(), (0, right, 0, down), mode="replicate")[0].to(torch.uint8)
+    rgb = frame.rgb.new_empty(3, height + down, width + right)
+    rgb[:, :height, :width] = frame.rgb
+    rgb[:, :height, width:] = frame.rgb[:, :, -1:]
+    rgb[:, height:] = rgb[:, height - 1 : height]
     return Frame(rgb=rgb, index=frame.index, pts=frame.pts, time_base=frame.time_base)
 
 

@@ -102,10 +102,9 @@ class StepAlignedFrames:
     def add(self, frame: Frame, whole: Frame) -> Iterator[tuple[Frame, Finished]]:
         """Take the next frame, padded `whole`; give out the (frame, finished) pairs that are done by then."""
         self._rows.append(self._entered(frame, whole))
-        room = self._at_once or max(1, len(self._model.table))
         while True:
             yield from self._tick()
-            if len(self._rows) < room:
+            if len(self._rows) < self._room:
                 return
 
     def settle(self, *, end_shot: bool) -> Iterator[tuple[Frame, Finished]]:
@@ -120,6 +119,11 @@ class StepAlignedFrames:
         self._rows.clear()
         self._before = None
         self._pixels.forget()
+
+    @property
+    def _room(self) -> int:
+        """Most frames under way."""
+        return self._at_once or max(1, len(self._model.table))
 
     def _entered(self, frame: Frame, whole: Frame) -> _UnderWay:
         model = self._model
@@ -151,7 +155,7 @@ class StepAlignedFrames:
         if under_way:
             guided = any(one.pull is not None for one in under_way)
             pull = (lambda x0: self._guide(under_way, x0)) if guided else None
-            self._model.advance([one.row for one in under_way], pull, self._on_step)
+            self._model.advance([one.row for one in under_way], pull, self._on_step, most=self._room)
         while self._rows and self._rows[0].row.is_done:
             yield self._finish(self._rows.pop(0))
 

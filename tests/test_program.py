@@ -17,9 +17,9 @@ from test_native import COUNTER, ROOT, native
 from flowguide import ops
 from flowguide.config import render_config
 from flowguide.diffusion.checkpoint import Checkpoint, load_checkpoint
-from flowguide.diffusion.program import FrameProgram, Networks, Settings, Volatile, Work
-from flowguide.diffusion.programs import FramePrograms, not_recorded_whole
-from flowguide.guidance.generated import _filled
+from flowguide.diffusion.program import FrameProgram, Networks, Volatile, Work
+from flowguide.diffusion.programs import CarriedPrograms, FramePrograms, not_recorded_whole
+from flowguide.guidance.generated import filled_around
 from flowguide.renderer import Renderer
 from flowguide.types import Guide
 
@@ -159,15 +159,24 @@ def carried_frame() -> tuple[Volatile, Guide]:
     return Volatile(prior=prior, confidence=confidence), Guide(prior[0], confidence[0])
 
 
-def test_a_carried_frame_is_filled_without_a_model(checkpoint: Checkpoint) -> None:
-    table = Renderer(render_config(), checkpoint=checkpoint)._model.table
-    networks = Networks(*[None] * 3)  # type: ignore[arg-type]
-    program = FrameProgram("carried", networks, Settings(table, 1.0), carried_frame()[0], CPU)
+def test_a_carried_frame_is_filled_without_a_model() -> None:
+    program = FrameProgram("carried", None, None, carried_frame()[0], CPU)
     for _ in range(2):
         volatile, guide = carried_frame()
         picture, packed = program(volatile)
-        torch.testing.assert_close(picture, _filled(guide))
+        torch.testing.assert_close(picture, filled_around(guide))
         assert torch.equal(packed, ops.from_model(picture[None])[0])
+
+
+def test_frames_between_anchors_are_carried_by_a_program(checkpoint: Checkpoint) -> None:
+    config = render_config(steps=4, strategy="anchors", anchors="3", noise="per-frame")
+    plain, made = (Renderer(config, checkpoint=checkpoint) for _ in range(2))
+    carried = CarriedPrograms(None)
+    made._later._generated.fill = carried  # type: ignore[union-attr]
+    frames = pan(7)
+    for one, other in zip(made(frames), plain(frames), strict=True):
+        assert float((one.picture - other.picture).abs().max()) <= 1e-5
+    assert [program.kind for program in carried._made.values()] == ["carried"]
 
 
 STEADY = """

@@ -216,3 +216,21 @@ def test_an_interrupted_run_is_gone_on_with(tiny_checkpoint: Path, tmp_path: Pat
         both = [(a.rgb, b.rgb) for a, b in zip(one, other, strict=True)]
     assert len(both) == 11
     assert all(torch.equal(a, b) for a, b in both)
+
+
+def test_anchors_beyond_the_end_are_told_where_the_length_was_not_known(
+    tiny_checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Matroska does not say how many frames it has."""
+    from fractions import Fraction
+
+    from flowguide.video import ClipWriter
+
+    source = tmp_path / "in.mkv"
+    with ClipWriter(source, size=(HEIGHT, WIDTH), time_base=Fraction(1, 25), frame_rate=Fraction(25)) as writer:
+        for frame in pan(4):
+            writer.write(Frame(frame.rgb, frame.index, frame.index, Fraction(1, 25)))
+    options: dict[str, Any] = {"model": str(tiny_checkpoint), "strategy": "anchors", "steps": 2}
+    flowguide.render(source, tmp_path / "out.mkv", anchors="frames:0,2,9", **options)
+    told = [record.getMessage() for record in caplog.records]
+    assert any("name frame 9, but the clip has frames 0 to 3. Those were left out." in message for message in told)

@@ -184,13 +184,16 @@ class ImageToImage:
         """Whether other lanes call the same networks."""
         return self._checkpoint.shared
 
-    def advance(self, rows: Sequence[Row], pull: Pull | None, on_step: StepCallback | None = None) -> None:
+    def advance(
+        self, rows: Sequence[Row], pull: Pull | None, on_step: StepCallback | None = None, *, most: int = 1
+    ) -> None:
         """One model call for all `rows`, each at a step of its own (see `rows.advance`).
 
-        Under another runtime than plain PyTorch, whose networks have one size, there are as many rows as steps.
+        most: rows there will ever be; under another runtime than plain PyTorch, whose networks have one size, the call
+        always has that many.
         """
         fixed = self._checkpoint.denoiser.runtimes is not None
-        advance(self._predict, rows, pull, on_step, at_least=len(self.table) if fixed else 1)
+        advance(self._predict, rows, pull, on_step, at_least=most if fixed else 1)
 
     def _noises(self, keys: Sequence[NoiseKey], start: Tensor, flow: Tensor | None) -> dict[int, Tensor]:
         """The noise of the start and of every stochastic step, by its number, each like `start`."""

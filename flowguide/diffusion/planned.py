@@ -47,7 +47,7 @@ def planned_networks(
     keys = [NoiseKey(shot=0, frame=frame) for frame in range(batch)]
     start = model.encode(pictures)
     if config.strategy == "step-aligned" and config.guidance:
-        model.advance([model.row(start[:1], keys[0], picture=pictures[:1])], None)
+        model.advance([model.row(start[:1], keys[0], picture=pictures[:1])], None, most=len(model.table))
     else:
         start = model.denoise(start, keys, picture=pictures)
     model.decode(start)

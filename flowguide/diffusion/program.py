@@ -105,15 +105,19 @@ class FrameProgram:
     def __init__(
         self,
         kind: Kind,
-        networks: Networks,
-        settings: Settings,
+        networks: Networks | None,
+        settings: Settings | None,
         example: Volatile,
         device: torch.device,
         record: Record | None = None,
     ):
-        """example: a frame's own; what comes later has the same shapes. record: None runs the pieces as they are."""
-        self.kind = kind
-        self._networks, self._settings, self._device = networks, settings, device
+        """networks, settings: None for a carried frame. example: a frame's own; what comes later has the same shapes.
+        record: None runs the pieces as they are."""
+        self.kind, self._device = kind, device
+        if kind != "carried":
+            assert networks is not None
+            assert settings is not None
+            self._networks, self._settings = networks, settings
         with torch.inference_mode():
             self._held = example.held(device)
             self._stages = [_Stage(held) for held in self._held.tensors()]

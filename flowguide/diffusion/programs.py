@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..config import RenderConfig
+from ..types import Guide
 from .conditioning import Condition
 from .image_to_image import ImageToImage, NoiseKey
 from .program import FrameProgram, Kind, Record, Settings, Volatile, cuda_graph
@@ -69,6 +70,22 @@ class FramePrograms:
         noises, cond, uncond = self._model.before_sampling(key, source[None], flow)
         condition = cond if uncond is None else Condition.stacked([uncond, cond])
         return Volatile(rgb[None], noises, condition)
+
+
+class CarriedPrograms:
+    """Frames that are carried only: what is known, its slivers filled; one program for each size."""
+
+    def __init__(self, record: Record | None):
+        self._record = record
+        self._made: dict[tuple[Any, ...], FrameProgram] = {}
+
+    def __call__(self, guide: Guide) -> Tensor:
+        """The prior [3, H, W] of `guide` with what is not known filled from what is."""
+        told = Volatile(prior=guide.prior[None], confidence=guide.confidence[None])
+        size = tuple(guide.prior.shape)
+        if size not in self._made:
+            self._made[size] = FrameProgram("carried", None, None, told, guide.prior.device, self._record)
+        return self._made[size](told)[0].clone()
 
 
 def programs_of(config: RenderConfig, model: ImageToImage, on_step: StepCallback | None) -> FramePrograms | None:

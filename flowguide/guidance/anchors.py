@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -306,10 +308,10 @@ def _chain(steps: Sequence[Path]) -> list[Path]:
 def _most_uncovered(there: Sequence[Path], back: Sequence[Path]) -> int | None:
     """The frame that sees most of what neither anchor shows; None where all see less than MOST_UNCOVERED."""
     shares = []
+    sliver = np.ones((2 * SLIVER_PX + 1,) * 2, np.uint8)
     for left, right in zip(there, back, strict=True):
-        hidden = (torch.maximum(left.confidence, right.confidence) < 0.5).float()[None, None]
-        eroded = -torch.nn.functional.max_pool2d(-hidden, 2 * SLIVER_PX + 1, stride=1, padding=SLIVER_PX)
-        shares.append(float(torch.nn.functional.max_pool2d(eroded, 2 * SLIVER_PX + 1, 1, SLIVER_PX).mean()))
+        hidden = (torch.maximum(left.confidence, right.confidence) < 0.5).cpu().numpy().astype(np.uint8)
+        shares.append(float(cv2.morphologyEx(hidden, cv2.MORPH_OPEN, sliver).mean()))
     largest = max(range(len(shares)), key=shares.__getitem__)
     return largest if shares[largest] > MOST_UNCOVERED else None
 

@@ -36,6 +36,8 @@ class Generated:
     ):
         self._model, self._init, self._cell, self._key, self._on_step = model, init, cell, key, on_step
         self._beginnings = Beginnings()
+        self.fill: Callable[[Guide], Tensor] = filled_around
+        """Fills the slivers of a frame that is carried only."""
         self.painted = 0
         """Frames that the model has painted."""
 
@@ -47,7 +49,7 @@ class Generated:
     def __call__(self, frame: Frame, known: Known | None) -> Tensor:
         """The frame's own picture; where only slivers are unknown, the known pixels around them."""
         if known is not None and known.distance_px is None:
-            return _filled(known.guide)
+            return self.fill(known.guide)
         self.painted += 1
         source = ops.to_model(frame.rgb[None])
         if known is None or self._beginnings.is_anew(
@@ -78,7 +80,7 @@ class Generated:
         return self._model.decode(latents)[0]
 
 
-def _filled(guide: Guide) -> Tensor:
+def filled_around(guide: Guide) -> Tensor:
     """The prior [3, H, W], with what is not known filled from well inside what is."""
     ones = torch.ones_like(guide.confidence)[None, None]
     inside = ops.paste(torch.zeros_like(ones), ones, guide.confidence[None], feather_px=RAMP_PX)[0]

@@ -35,6 +35,9 @@ ENOUGH = 0.995
 SPECK_PX = 2
 """A region up to twice as wide is not taken from a further reference: specks of it would be a patchwork."""
 
+SEAM_PX = 3
+"""Width of the seam between two references."""
+
 
 def reference_lags(text: str) -> tuple[int, ...]:
     """'1,2,4,8' -> (1, 2, 4, 8): frames back to each reference. Raises UsageError."""
@@ -140,9 +143,9 @@ class References:
         if near is not None:
             layers.insert(0, torch.cat([near.guide.prior, near.seen, near.log_area[None]]))
             trusts.insert(0, near.guide.confidence)
-        shares = closest_first(torch.stack(trusts))
-        mixed, _ = ops.composite(torch.stack(layers)[None], shares[None], rule="best")
         confidence = torch.stack(trusts).amax(0)
+        shares = closest_first(torch.stack([*_with_seams(trusts), trusts[-1]]))
+        mixed, _ = ops.composite(torch.stack(layers)[None], shares[None])
         prior = mixed[0, :3]
         filled = unsharp(ops.fill(prior[None], confidence[None])[0], self._config.unsharp)
         told: dict[str, Any] = {
@@ -209,6 +212,18 @@ class _Far:
     layers: Tensor
     """[7, H, W]"""
     confidence: Tensor
+
+
+def _with_seams(trusts: Sequence[Tensor]) -> list[Tensor]:
+    """All but the last of the trusts [H, W], falling toward the edge of what they know where further ones know it too:
+    one reference goes over into the next, and there is no border of a patch."""
+    falling = []
+    for place, trust in enumerate(trusts[:-1]):
+        beyond = torch.stack(list(trusts[place + 1 :])).amax(0)
+        none, all_of_it = torch.zeros_like(trust)[None, None], torch.ones_like(trust)[None, None]
+        ramp = ops.paste(none, all_of_it, trust[None], feather_px=SEAM_PX)[0, 0]
+        falling.append(torch.where(beyond >= 0.5, ramp, trust))
+    return falling
 
 
 def _solid(confidence: Tensor) -> Tensor:

@@ -253,6 +253,7 @@ def _carry_out(session: Session, on_start: Callable[[Started], None] | None) -> 
         session.finish(records)
     if redo is None and session.painted == _frames(records):
         _note_profile(session, room)
+    _tell_absent_anchors(session.renderer.config, _frames(records))
     return RenderReport(
         output=journal.output,
         manifest=manifest_path(journal.output),
@@ -263,6 +264,16 @@ def _carry_out(session: Session, on_start: Callable[[Started], None] | None) -> 
         stage_seconds=dict(session.renderer.clock.seconds),
         losses=list((journal.noted("painted") or {}).get("losses", [])),
     )
+
+
+def _tell_absent_anchors(config: RenderConfig, frames: int) -> None:
+    """Warn of anchors that the clip turned out not to have; where its length was known they were refused before."""
+    if config.strategy != "anchors":
+        return
+    try:
+        check_given(anchor_rule(config.anchors, config.anchor_frames), frames)
+    except UsageError as error:
+        log.warning("%s Those were left out.", error)
 
 
 def _note_profile(session: Session, segment_bytes: float) -> None:
