@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=25)
     parser.add_argument("--height", type=int, default=256)
     parser.add_argument("--only", nargs="*", default=list(CLIPS), help="names of clips")
+    parser.add_argument("--strategies", nargs="*", help="those beside unguided, by the names below; default: all")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=None)
     chosen = parser.parse_args()
@@ -93,6 +94,8 @@ def main() -> None:
         rows = [row for name in chosen.only for row in steady_rows(chosen, name, painters)]
     else:
         strategies = STRATEGIES if chosen.what == "render" else FURTHER
+        if chosen.strategies:
+            strategies = {name: strategies[name] for name in ("unguided", *chosen.strategies)}
         rows = [render_row(name, read(chosen, name), chosen.threads, strategies) for name in chosen.only]
     out = chosen.out or Path(f"benchmarks/results/guidance-{chosen.what}-cpu.json")
     write_result(out, rows, settings={"frames": chosen.frames, "height": chosen.height, "threads": chosen.threads})
@@ -116,11 +119,11 @@ def render_row(
         seconds = time.perf_counter() - began
         stages = {stage: 1000.0 * spent / len(source) for stage, spent in renderer.clock.seconds.items()}
         row[strategy] = {"fps": len(source) / seconds, "stages_ms": stages}
-    for estimator in ("farneback", "dis"):
-        report = measure(source, clips, lags=LAGS, estimator=estimator, unguided="unguided")
+    for name_of_flow in ("farneback", "dis"):
+        report = measure(source, clips, lags=LAGS, estimator=name_of_flow, unguided="unguided")
         for strategy in list(clips)[1:]:
             measured = {f"excess_{lag}": _excess(report, lag, "unguided", strategy) for lag in LAGS}
-            row[strategy][f"by_{estimator}"] = measured
+            row[strategy][f"by_{name_of_flow}"] = measured
             row[strategy] |= {"sharpness": report[strategy].sharpness, "colour_drift": report[strategy].colour_drift}
         row["note"] = report["unguided"].note
     if "anchors" in clips:

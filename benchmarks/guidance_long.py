@@ -12,9 +12,9 @@ two paintings that do not know of each other.
 `patchwork`: squared difference of neighbouring pixels on the two sides of a border between regions that were painted
 in different frames, relative to the same places in the unguided frames.
 
-`drift`: one long take. Every frame is painted; every `--every` frames the pixels that have been in view ever since the
-first frame are compared with it: mean colour in grey levels, and standard deviation of the luma as a ratio. On the scene
-flow and visibility are exact; on a clip, places that are still and look as at first in the source count.
+`drift`: one long take. Every frame is painted; every `--every` frames the pixels that have been in view ever since
+the first frame are compared with it: mean colour in grey levels, and standard deviation of the luma as a ratio. On the
+scene flow and visibility are exact; on a clip, places that are still and look as at first in the source count.
 """
 
 from __future__ import annotations
@@ -119,7 +119,9 @@ def _regions(styled: Styled) -> Tensor | None:
     """[H, W]: a number for the frame in which each pixel was painted; None where the frame began anew."""
     if styled.carried is None:
         return None
-    return styled.carried.guide.confidence >= 0.5
+    painted_in = getattr(styled.carried, "painted_in", None)
+    carried = styled.carried.guide.confidence >= 0.5
+    return carried.long() if painted_in is None else torch.where(carried, painted_in, styled.source.index)
 
 
 def _border_energy(rgb: Tensor, regions: Tensor) -> Tensor:
@@ -128,7 +130,7 @@ def _border_energy(rgb: Tensor, regions: Tensor) -> Tensor:
     regions = regions[: luma.shape[0], : luma.shape[1]]
     total = torch.zeros(2, dtype=torch.float64)
     for axis in (0, 1):
-        border = regions.diff(dim=axis) if regions.dtype != torch.bool else regions.int().diff(dim=axis)
+        border = regions.diff(dim=axis)
         across = luma.diff(dim=axis).square()[border != 0]
         total += torch.tensor([float(across.sum()), len(across)], dtype=torch.float64)
     return total

@@ -6,8 +6,9 @@ after the other of the same rule.
     python benchmarks/lanes.py --clips CLIPS_FOLDER --frames 25
 
 The painter in bfloat16 with its default settings (8 steps at strength 0.5: 4 calls under classifier-free guidance),
-four shots of a made film, whole frames: flow, guidance, noise, model and paste. Both sides by turns in one process; CPU
-seconds of all threads count, for a shared machine disturbs wall time. `eager` calls diffusers' own modules, `torch` is
+four shots of a made film (step-aligned: one as long as all four), whole frames: flow, guidance, noise, model and paste.
+Both sides by turns in one process; CPU seconds of all threads count, for a shared machine disturbs wall time.
+`eager` calls diffusers' own modules, `torch` is
 the default runtime. `largest_difference` between both sides is measured in float32, pictures in [-1, 1].
 
 With --clips: how steady the step-aligned rule is beside `previous` and no guidance, as in benchmarks/guidance.py.
@@ -65,11 +66,14 @@ def main() -> None:
         rows = [steadiness(name, read(chosen, name)) for name in chosen.only]
         write_result(Path("benchmarks/results/step-aligned-steadiness.json"), rows, frames=chosen.frames)
         return
-    film = made_film(chosen.size, chosen.frames)
-    asked = [(name, runtime) for name in SIDES for runtime in (chosen.lanes if "lanes" in name else chosen.aligned)]
-    rows = [compared(name, runtime, film, chosen.rounds) for name, runtime in asked]
-    context = {"size": chosen.size, "frames": len(film), "rounds": chosen.rounds, "threads": chosen.threads}
-    write_result(Path("benchmarks/results/lanes-cpu.json"), rows, **context)
+    for name, runtimes, film in (
+        ("4 lanes", chosen.lanes, made_film(chosen.size, chosen.frames)),
+        ("step-aligned", chosen.aligned, made_film(chosen.size, LANES * chosen.frames)[: LANES * chosen.frames]),
+    ):
+        rows = [compared(name, runtime, film, chosen.rounds) for runtime in runtimes]
+        if rows:
+            context = {"size": chosen.size, "frames": len(film), "rounds": chosen.rounds, "threads": chosen.threads}
+            write_result(Path(f"benchmarks/results/{name.replace('4 ', '')}-cpu.json"), rows, **context)
 
 
 def made_film(size: int, frames: int) -> list[Frame]:
@@ -85,7 +89,7 @@ def compared(name: str, runtime: str, film: list[Frame], rounds: int) -> dict[st
     away = max(float((a - b).abs().max()) for a, b in zip(*exact, strict=True))
     checkpoint = loaded(runtime, torch.bfloat16)
     for side in (one, many):
-        painted(checkpoint, film[:4], side)
+        painted(checkpoint, film[:5], side)
     seconds = [[painted(checkpoint, film, side)[1] for side in (one, many)] for _ in range(rounds)]
     ratios = [alone / together for alone, together in seconds]
     row = {

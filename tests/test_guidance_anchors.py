@@ -16,6 +16,7 @@ from flowguide.guidance.anchors import Finished
 from flowguide.guidance.detail import detail, restored
 from flowguide.guidance.rules import Coverage, Edges, Every, Given, anchor_rule, check_given
 from flowguide.guidance.seams import joined
+from flowguide.guidance.stretch import log_area, unsqueezed
 from flowguide.steady import Steadier
 from flowguide.types import Flow, Frame
 
@@ -317,3 +318,15 @@ def test_own_pixels_take_the_tone_of_what_is_around_them() -> None:
     for nothing_to_join in (torch.zeros_like(known), torch.ones_like(known)):
         own = joined(painting, painting if nothing_to_join.any() else prior, nothing_to_join)
         assert torch.equal(own, painting)
+
+
+def test_what_is_squeezed_is_not_carried_but_a_camera_may_move_away() -> None:
+    x = torch.arange(WIDTH, dtype=torch.float32)
+    squeezed = torch.where(x < 40, x, 40 + 3 * (x - 40)).clamp_max(52)  # four columns are read from twelve
+    flow = torch.zeros(2, HEIGHT, WIDTH)
+    flow[0] = torch.where(x > 44, x + 8, squeezed) - x
+    trusted = unsqueezed(log_area(flow))
+    assert trusted[:, 41:43].max() == 0
+    assert trusted[:, :39].min() == 1
+    away = torch.stack(torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing="ij")).flip(0).float() * 0.7
+    assert unsqueezed(log_area(away)).min() == 1

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from flowguide import ops
@@ -63,8 +64,9 @@ def test_what_was_hidden_for_a_while_comes_back() -> None:
     assert float(found.guide.confidence[strip].mean()) > 0.9
     wrong = (found.guide.prior + source).abs()[:, *strip].mean()
     assert float(wrong) < 0.05
-    elsewhere = without.guide.confidence == 1.0
-    assert torch.equal(found.guide.prior[:, elsewhere], without.guide.prior[:, elsewhere]), "the closest comes first"
+    elsewhere = -F.max_pool2d(-without.guide.confidence[None], 15, 1, 7)[0] == 1.0  # but for the seam
+    apart = (found.guide.prior - without.guide.prior)[:, elsewhere].abs()
+    assert float(apart.max()) < 0.01, "the closest comes first"
     never_seen = (slice(20, 44), slice(40, 60))
     assert torch.equal(found.guide.confidence[never_seen], without.guide.confidence[never_seen])
 

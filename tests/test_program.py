@@ -97,6 +97,16 @@ def test_changed_settings_make_new_programs(checkpoint: Checkpoint) -> None:
         assert float((made.render(frame).picture - plain.render(frame).picture).abs().max()) <= 1e-5
 
 
+def test_settings_that_exclude_a_program_end_it(checkpoint: Checkpoint, caplog: Any) -> None:
+    made, plain = by_program(checkpoint), Renderer(render_config(steps=8, noise="per-frame"), checkpoint=checkpoint)
+    for frame in pan(3):
+        if frame.index == 1:
+            made.update(init="blend")
+            plain.update(init="blend")
+        assert float((made.render(frame).picture - plain.render(frame).picture).abs().max()) <= 1e-5
+    assert "no longer recorded whole, for init 'blend'" in caplog.text
+
+
 def test_what_cannot_be_recorded_whole_is_recorded_by_piece_and_said(checkpoint: Checkpoint, caplog: Any) -> None:
     recorded: list[Work] = []
 

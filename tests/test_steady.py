@@ -16,7 +16,7 @@ from flowguide.config import SteadyConfig
 from flowguide.errors import UsageError
 from flowguide.metrics import measure
 from flowguide.runs.steady import steady_clip
-from flowguide.types import Frame
+from flowguide.types import Flow, Frame
 from flowguide.video import ClipReader, ClipWriter, probe
 
 HEIGHT, WIDTH, COUNT = 64, 96, 24
@@ -181,6 +181,25 @@ def test_refusals_are_sentences(files: tuple[Path, Path], tmp_path: Path, painte
     (tmp_path / "there.mkv").touch()
     with pytest.raises(UsageError, match="there already"):
         steady_clip(*files, tmp_path / "there.mkv")
+
+
+def test_what_could_not_be_steadied_is_told(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No confident pixel anywhere, and a cut at every frame: the frames as given, and a sentence."""
+
+    def nowhere(self: object, at: Frame, to: Frame) -> tuple[Flow, Flow]:
+        nothing = torch.full((2, *at.size), torch.nan)
+        return Flow(nothing, at.index, to.index), Flow(nothing, to.index, at.index)
+
+    monkeypatch.setattr("flowguide.flow.FilledDIS.both", nowhere)
+    report = steady_clip(*files, tmp_path / "a.mkv", config=SteadyConfig(max_frames=5))
+    assert report.confident_share == 0.0
+    assert "comes out as it went in" in report.notes[-1]
+    monkeypatch.setattr("flowguide.steady.CutDetector.is_cut", lambda self, frame: True)
+    report = steady_clip(*files, tmp_path / "b.mkv", config=SteadyConfig(max_frames=5))
+    assert (report.frames, report.shots) == (5, 5)
+    assert "a shot of its own" in report.notes[-1]
 
 
 def test_the_command(files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

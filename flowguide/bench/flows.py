@@ -11,10 +11,14 @@ import torch
 
 from ..errors import FlowguideError
 from ..flow import estimator
+from ..pictures import padded
 from ..types import Frame
 
 ESTIMATORS = ("dis", "dis-filled", "farneback", "flowguide-flow", "raft-small", "raft-large")
 """OpenCV's two, our own two, torchvision's two (random weights where none are given: their speed is the same)."""
+
+RAFT_GRID = 8
+"""Its pictures' sides are multiples of this."""
 
 
 def flow_rows(frames: Sequence[Frame], device: torch.device, rounds: int) -> list[dict[str, Any]]:
@@ -25,7 +29,7 @@ def flow_rows(frames: Sequence[Frame], device: torch.device, rounds: int) -> lis
         try:
             sides[name] = _side(name, frames, device)
             sides[name]()
-        except (FlowguideError, RuntimeError, ImportError) as error:
+        except (FlowguideError, RuntimeError, ImportError, ValueError) as error:
             sides.pop(name, None)
             reasons[name] = str(error).splitlines()[0]
     took: dict[str, list[float]] = {name: [] for name in sides}
@@ -54,7 +58,7 @@ def _raft(name: str, frames: Sequence[Frame], device: torch.device) -> Callable[
     from torchvision.models.optical_flow import raft_large, raft_small
 
     network = (raft_small if name == "raft-small" else raft_large)(weights=None).eval().to(device)
-    pair = torch.stack([frame.rgb for frame in frames[:2]]).to(device).float() / 127.5 - 1
+    pair = torch.stack([padded(frame, RAFT_GRID).rgb for frame in frames[:2]]).to(device).float() / 127.5 - 1
 
     @torch.inference_mode()
     def both() -> object:

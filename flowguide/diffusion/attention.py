@@ -63,7 +63,7 @@ class AttentionSharing:
     @contextmanager
     def _processors(self, frames: int, bank: KeyBank | None, *, storing: bool) -> Iterator[None]:
         if not self._plain:
-            raise UsageError("Attention is shared under --runtime torch alone.")
+            raise UsageError("Attention is shared under --runtime torch alone, and not between lanes.")
         if self._on:
             raise UsageError("Attention is already shared; leave one kind of sharing before another begins.")
         layers = {

@@ -58,7 +58,8 @@ class ImageToImage:
         """State of the noise `carried`; a resumed run restores it."""
         self.image_prompt: tuple[tuple[Tensor, ...], ...] = ()
         """What the IP-Adapter is shown from now on, without and with; empty: the checkpoint's own picture."""
-        self.attention = AttentionSharing(checkpoint.unet, plain=checkpoint.denoiser.runtimes is None)
+        alone = checkpoint.denoiser.runtimes is None and not checkpoint.shared
+        self.attention = AttentionSharing(checkpoint.unet, plain=alone)
         """Sharing of self-attention between frames; off unless entered."""
         checkpoint.pack()
         if config.vae_tiles:
@@ -192,7 +193,8 @@ class ImageToImage:
         most: rows there will ever be; under another runtime than plain PyTorch, whose networks have one size, the call
         always has that many.
         """
-        fixed = self._checkpoint.denoiser.runtimes is not None
+        runtimes = self._checkpoint.denoiser.runtimes
+        fixed = runtimes is not None and runtimes.fixes_sizes
         advance(self._predict, rows, pull, on_step, at_least=most if fixed else 1)
 
     def _noises(self, keys: Sequence[NoiseKey], start: Tensor, flow: Tensor | None) -> dict[int, Tensor]:

@@ -141,7 +141,8 @@ class Lanes:
 
     def _together(self, calls: Sequence[_Call]) -> None:
         counts = [call.given.shape[0] for call in calls]
-        fixed = self._checkpoint.denoiser.runtimes is not None
+        runtimes = self._checkpoint.denoiser.runtimes
+        fixed = runtimes is not None and runtimes.fixes_sizes
         missing = (self._most - len(calls)) * counts[-1] if fixed else 0
         made = self._called(calls[0].stage, _Batch.of(calls, missing))
         self.batches[calls[0].stage, len(calls)] += 1

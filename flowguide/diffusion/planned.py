@@ -18,6 +18,7 @@ class _Recorder(Runtimes):
     """Notes every network and answers with zeros of the right shapes."""
 
     def __init__(self) -> None:
+        self.name = "recorder"
         self.networks: dict[tuple[Any, ...], Any] = {}
 
     def __call__(self, what: str, module: nn.Module, given: Named, outputs: tuple[str, ...]) -> tuple[Tensor, ...]:

@@ -42,8 +42,12 @@ class FramePrograms:
 
         source: `rgb` in [-1, 1]. flow: to the frame before [1, 2, H, W]. carried, weights: what is known of the frame
         (`filled` and `guide`) and the pull toward it [steps, 1, h, w]; None for a first frame. None where the
-        autoencoder overflowed: the frame has to go the ordinary way, and so do all that follow.
+        autoencoder overflowed, or changed settings exclude it: this frame and all that follow go the ordinary way.
         """
+        why = not_recorded_whole(self._config, self._model, None)
+        if why is not None:
+            log.warning("Frames are no longer recorded whole, for %s; each network is.", why)
+            return None
         told = self._told(rgb, key, source, flow)
         kind: Kind = "first"
         if carried is not None:

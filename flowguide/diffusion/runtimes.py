@@ -29,6 +29,11 @@ class Runtimes:
         self._engines.check_usable(name, device, precision)
         self._opened: dict[tuple[Any, ...], Any] = {}
 
+    @property
+    def fixes_sizes(self) -> bool:
+        """Whether another number of rows would be another engine, or another recording."""
+        return self.name != "torch"
+
     def __call__(self, what: str, module: nn.Module, given: Named, outputs: tuple[str, ...]) -> tuple[Tensor, ...]:
         """What `module`, called `what`, makes of `given`; borrowed until the next call with the same sizes."""
         place = (what, *((name, tuple(tensor.shape)) for name, tensor in given.items()))

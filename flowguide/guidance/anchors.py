@@ -28,7 +28,7 @@ from .frame_by_frame import CarriedPixels, Shown
 from .frame_state import frame_state, restored_frame
 from .paths import Path, paths_between, refined
 from .rules import AnchorRule
-from .stretch import log_area, soundness
+from .stretch import log_area, soundness, unsqueezed
 from .trust import decided, unchanged
 
 MOST_ORIGINS = 4
@@ -257,8 +257,10 @@ class Anchors:
         with self._clock("glue"):
             picture = self._pasted(own, prior, confidence)
             carried = self._pasted(torch.zeros_like(prior[:1]), torch.ones_like(prior[:1]), confidence)[0]
-        most = max(views, key=lambda view: float((view.confidence * view.share).mean()))
-        shown = Shown(Guide(prior, confidence), most.origin.painted[:3], prior, most.uv)
+        most = views[int(weights[0].mean((1, 2)).argmax())]
+        numbers = torch.tensor([view.origin.index for view in views], device=weights.device)
+        painted_in = numbers[weights[0].argmax(0)]
+        shown = Shown(Guide(prior, confidence), most.origin.painted[:3], prior, most.uv, painted_in)
         return Finished(frame, picture, float(confidence.mean()), is_anchor, shown), carried
 
     def _pasted(self, own: Tensor, prior: Tensor, confidence: Tensor) -> Tensor:
@@ -280,7 +282,8 @@ def _origin(frame: Frame, painted: Tensor, owned: Tensor) -> Origin:
 
 def _view(source: Tensor, origin: Origin, path: Path, share: Tensor) -> _View:
     warped = ops.warp(origin.painted[None], path.uv[None], mode="bicubic")[0]
-    confidence = decided(path.confidence * unchanged(source, warped[3:6])) * soundness(log_area(path.uv))
+    areas = log_area(path.uv)
+    confidence = decided(path.confidence * unchanged(source, warped[3:6])) * unsqueezed(areas) * soundness(areas)
     return _View(origin, path.uv, warped, confidence.nan_to_num(), share)
 
 

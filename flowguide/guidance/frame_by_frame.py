@@ -51,6 +51,8 @@ class Shown:
     reference: Tensor
     filled: Tensor
     uv: Tensor
+    painted_in: Tensor | None = None
+    """int64 [H, W]: the frame in which each carried pixel was painted; None where that is not told."""
 
     @property
     def confident_share(self) -> float:

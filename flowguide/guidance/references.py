@@ -36,7 +36,7 @@ SPECK_PX = 2
 """A region up to twice as wide is not taken from a further reference: specks of it would be a patchwork."""
 
 SEAM_PX = 3
-"""Width of the seam between two references."""
+"""Half the width of the seam between two references."""
 
 
 def reference_lags(text: str) -> tuple[int, ...]:
@@ -108,7 +108,8 @@ class References:
         for lag in self._lags[1:]:
             if lag > len(self._kept) or float(open_area.mean()) < 1.0 - ENOUGH:
                 break
-            view = self._seen_from(frame, source, self._kept[-lag])
+            wanted = _grown(_solid(open_area), 2 * SEAM_PX)
+            view = self._seen_from(frame, source, self._kept[-lag], wanted)
             far.append(view)
             open_area = open_area * (1.0 - view.confidence)
         if not far:
@@ -117,8 +118,8 @@ class References:
             carried = self._composed(near, far)
         return None if carried.confident_share < self._config.cut_share else carried
 
-    def _seen_from(self, frame: Frame, source: Tensor, kept: _Kept) -> _Far:
-        """A reference further back, moved to `frame`."""
+    def _seen_from(self, frame: Frame, source: Tensor, kept: _Kept, wanted: Tensor) -> _Far:
+        """A reference further back, moved to `frame`; it is believed where it is `wanted`, [H, W] 0 or 1."""
         with self._clock("flow"):
             flow, back = self._estimator.both(frame, kept.frame)
         with self._clock("glue"):
@@ -135,12 +136,14 @@ class References:
             layers[:3] = layers[:3].clamp(-1.0, 1.0)  # Spline36 overshoots
             layers[6] = layers[6] + log_area(uv)
             trust = decided(found.confidence[0] * unchanged(source, layers[3:6])) * soundness(layers[6])
-            return _Far(kept, uv, layers, trust.nan_to_num() * _solid(trust))
+            return _Far(kept, uv, layers, trust.nan_to_num() * _solid(trust) * wanted)
 
     def _composed(self, near: Carried | None, far: Sequence[_Far]) -> Carried:
         """What the closest reference and those further back say together."""
         layers, trusts = [view.layers for view in far], [view.confidence for view in far]
         if near is not None:
+            for further, trust in zip(layers, trusts, strict=True):
+                further[:3] = _matched(further[:3], trust, near.guide)
             layers.insert(0, torch.cat([near.guide.prior, near.seen, near.log_area[None]]))
             trusts.insert(0, near.guide.confidence)
         confidence = torch.stack(trusts).amax(0)
@@ -214,6 +217,12 @@ class _Far:
     confidence: Tensor
 
 
+def _matched(further: Tensor, trust: Tensor, near: Guide) -> Tensor:
+    """`further` [3, H, W] without its difference from the closest reference, as both know it around the hole."""
+    both = ((trust >= 0.5) & (near.confidence >= 0.5)).to(trust.dtype)
+    return further + ops.fill(((near.prior - further) * both)[None], both[None])[0]
+
+
 def _with_seams(trusts: Sequence[Tensor]) -> list[Tensor]:
     """All but the last of the trusts [H, W], falling toward the edge of what they know where further ones know it too:
     one reference goes over into the next, and there is no border of a patch."""
@@ -229,6 +238,10 @@ def _with_seams(trusts: Sequence[Tensor]) -> list[Tensor]:
 def _solid(confidence: Tensor) -> Tensor:
     """[H, W]: 1 in regions that are certain over more than a speck."""
     certain = (confidence >= 0.5).float()[None, None]
-    side = 2 * SPECK_PX + 1
-    eroded = -F.max_pool2d(-certain, side, stride=1, padding=SPECK_PX)
-    return F.max_pool2d(eroded, side, stride=1, padding=SPECK_PX)[0, 0]
+    eroded = -F.max_pool2d(-certain, 2 * SPECK_PX + 1, stride=1, padding=SPECK_PX)
+    return _grown(eroded[0, 0], SPECK_PX)
+
+
+def _grown(region: Tensor, by_px: int) -> Tensor:
+    """`region` [H, W] of 0 and 1, wider on all sides."""
+    return F.max_pool2d(region[None, None], 2 * by_px + 1, stride=1, padding=by_px)[0, 0]

@@ -15,6 +15,9 @@ from torch import Tensor
 WORN_OUT, SOUND = math.log(0.6), math.log(0.8)
 """Log area up to which a pixel is generated anew, and from which it is carried as it is."""
 
+SQUEEZED, CRUSHED = math.log(1.5), math.log(2.0)
+"""Log area beyond that of the whole frame, up to which a pixel is carried as it is, and from which not at all."""
+
 
 def log_area(uv: Tensor) -> Tensor:
     """log det(I + ∇uv), [H, W]: the area in the other frame that one pixel of this one is read from.
@@ -31,3 +34,13 @@ def log_area(uv: Tensor) -> Tensor:
 def soundness(log_areas: Tensor) -> Tensor:
     """Factor of the confidence, [H, W] in [0, 1], from the log area accumulated since a pixel was generated."""
     return ((log_areas - WORN_OUT) / (SOUND - WORN_OUT)).clamp_(0.0, 1.0)
+
+
+def unsqueezed(log_areas: Tensor) -> Tensor:
+    """Factor of the confidence, [H, W] in [0, 1]: little where a place is read from many more pixels than it has.
+
+    A smooth flow squeezes what a moving thing covers along its edge, and drawn with every pixel skipped it is a contour
+    that nobody painted. What the whole frame does, a camera that moves away, is no fault.
+    """
+    whole = log_areas[::8, ::8].nanmedian().clamp_min(0.0)
+    return ((CRUSHED + whole - log_areas) / (CRUSHED - SQUEEZED)).clamp_(0.0, 1.0)

@@ -26,6 +26,8 @@ log = logging.getLogger("flowguide.steady")
 
 SAME_ASPECT = 0.02
 """Relative difference of aspect up to which the source is simply scaled to the painted size."""
+LEAST_CARRIED = 0.05
+"""Share of the frames below which steadying is told to have done nothing."""
 SAME_RATE = 0.005
 """Relative difference of frame rates up to which they count as one."""
 
@@ -95,6 +97,7 @@ def steady_clip(
             check_given(rule, frames)
         if settings.max_frames is None or frames < settings.max_frames:
             notes += _ends(ours, theirs)
+    notes += _left_alone(painted, frames, steadier.shots, carried)
     for note in notes:
         log.warning("%s", note)
     return SteadyReport(
@@ -108,6 +111,15 @@ def steady_clip(
         time.perf_counter() - began,
         dict(steadier.clock.seconds),
     )
+
+
+def _left_alone(painted: str | Path, frames: int, shots: int, carried: float) -> list[str]:
+    """Whether next to nothing could be steadied; `carried`: sum of the shares of the frames that were carried."""
+    if shots == frames > 1:
+        return [f"Every frame of the source is a shot of its own: the frames of {painted} come out as they went in."]
+    if frames > shots and carried < LEAST_CARRIED * (frames - shots):
+        return [f"Hardly anything in the source could be followed: most of {painted} comes out as it went in."]
+    return []
 
 
 def aligned(source: str | Path, painted: str | Path, offset: int | None) -> tuple[Alignment, list[str]]:
