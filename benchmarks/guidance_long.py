@@ -204,6 +204,8 @@ def _drift(
         now, then = shown.rgb.float()[:, counted].double(), warped[:, counted].double()
         colour = float((now.mean(1) - then.mean(1)).square().sum().sqrt())
         ratio = float(now.mean(0).std() / then.mean(0).std().clamp_min(1e-6))
+        if frame.index % (20 * every) == 0:
+            print(f"frame {frame.index}: {colour:.2f} grey levels, contrast {ratio:.3f}", flush=True)
         yield {"frame": frame.index, "colour": colour, "contrast": ratio, "share": float(counted.float().mean())}
 
 

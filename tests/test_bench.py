@@ -97,6 +97,8 @@ def test_a_side_that_fails_leaves_its_reason(tiny_checkpoint: Path, tmp_path: Pa
         measured(request)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_whole_run_of_the_bench(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

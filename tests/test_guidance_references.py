@@ -17,11 +17,11 @@ from flowguide.errors import UsageError
 from flowguide.flow.kept import KeptFlows
 from flowguide.flow.truth import TrueFlow
 from flowguide.guidance.previous import PreviousFrame
-from flowguide.guidance.references import References, closest_first, reference_lags
+from flowguide.guidance.references import References, _matched, closest_first, reference_lags
 from flowguide.renderer import Renderer
 from flowguide.synthetic import crossing, translation
 from flowguide.timing import StageClock
-from flowguide.types import Flow, Frame
+from flowguide.types import Flow, Frame, Guide
 
 
 def test_closest_first_takes_what_closer_references_leave() -> None:
@@ -69,6 +69,20 @@ def test_what_was_hidden_for_a_while_comes_back() -> None:
     assert float(apart.max()) < 0.01, "the closest comes first"
     never_seen = (slice(20, 44), slice(40, 60))
     assert torch.equal(found.guide.confidence[never_seen], without.guide.confidence[never_seen])
+
+
+def test_a_hole_is_filled_as_bright_as_what_is_around_it() -> None:
+    """A reference that was painted brighter, and more so on the right, shows no border."""
+    picture = torch.rand(3, 40, 60) * 0.5
+    hole = torch.zeros(40, 60, dtype=torch.bool)
+    hole[12:28, 20:36] = True
+    near = Guide(torch.where(hole, torch.nan, picture), (~hole).float())
+    brighter = picture + 0.2 + 0.1 * torch.linspace(0.0, 1.0, 60)
+    around = torch.zeros(40, 60)
+    around[6:34, 14:42] = 1.0
+    found = _matched(brighter, around, near)
+    torch.testing.assert_close(found[:, hole], picture[:, hole], atol=0.03, rtol=0)
+    assert bool(found.isfinite().all())
 
 
 def test_further_frames_are_not_asked_where_the_closest_knows_enough() -> None:

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flowguide.errors import UsageError
-from flowguide.synthetic import Scene, crossing, demo, rotation, static, translation, write_demo_clip, zoom
+from flowguide.synthetic import Scene, crossing, demo, long_take, rotation, static, translation, write_demo_clip, zoom
+from flowguide.synthetic.film import TAKE_PERIOD
 from flowguide.types import Flow
 from flowguide.video import ClipReader
 
@@ -196,3 +197,13 @@ def test_the_demo_clip_is_the_scene(tmp_path: Path) -> None:
     for index in (0, 12, 29):
         error = (found[index].rgb.float() - scene.frame(index).float()).square().mean()
         assert 10 * math.log10(255**2 / error) > 29
+
+
+def test_a_long_take_is_one_shot_that_comes_back() -> None:
+    take = long_take(size=(64, 96), frames=3 * TAKE_PERIOD)
+    assert take.cuts == []
+    assert torch.equal(take.frame(0), take.frame(TAKE_PERIOD))
+    assert not torch.equal(take.frame(0), take.frame(TAKE_PERIOD // 2))
+    flow, seen = take.flow(2 * TAKE_PERIOD, 0)
+    assert flow.uv.abs().max() < 1e-3
+    assert seen.all()

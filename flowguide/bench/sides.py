@@ -13,7 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .. import ops
 from ..config import RenderConfig, render_config
-from ..diffusion.checkpoint import Checkpoint, load_checkpoint
+from ..diffusion.checkpoint import load_checkpoint
 from ..diffusion.model_folders import find_model
 from ..errors import FlowguideError, UsageError
 from ..machine import choose_device, choose_dtype, choose_threads, keep_freed_memory
@@ -69,13 +69,18 @@ def measured(request: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(choose_threads(config.threads))
     name, clip, output = request["side"], Path(request["clip"]), Path(request["output"])
     keep_freed_memory()
-    paint = ours(name, config, device, dtype) if name in OURS else peer(name, config, device, dtype)
+    side = ours(name, config, device, dtype) if name in OURS else peer(name, config, device, dtype)
     with tempfile.TemporaryDirectory() as folder:
-        paint(clip, Path(folder) / output.name, min(WARM_FRAMES, config.max_frames or WARM_FRAMES))
-    ran = paint(clip, output, config.max_frames)
-    flop = _flop(config, device, dtype, clip)
-    return {**told(ran, flop), "memory_bytes": memory_bytes(device), "dtype": str(dtype).removeprefix("torch."),
-            "matmul_tflops": matmul_tflops(device, dtype), "threads": torch.get_num_threads()}  # fmt: skip
+        side.paint(clip, Path(folder) / output.name, min(WARM_FRAMES, config.max_frames or WARM_FRAMES))
+    ran = side.paint(clip, output, config.max_frames)
+    memory = memory_bytes(device)  # before anything that only counts
+    return {
+        **told(ran, _flop(side, config, clip)),
+        "memory_bytes": memory,
+        "dtype": str(dtype).removeprefix("torch."),
+        "matmul_tflops": matmul_tflops(device, dtype),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def told(ran: Ran, flop_per_frame: float) -> dict[str, Any]:
@@ -104,10 +109,20 @@ def told(ran: Ran, flop_per_frame: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-Paint = Callable[[Path, Path, int | None], Ran]
+class Side(NamedTuple):
+    """Something that paints clips, and what its UNet is."""
+
+    paint: Callable[[Path, Path, int | None], Ran]
+    """(clip, output, most frames) -> what was done."""
+    unet: Mapping[str, Any]
+    """Its configuration."""
+    cell: int
+    """Pixels along a latent cell."""
+    text: tuple[int, int]
+    """(tokens, width) of the prompt."""
 
 
-def ours(name: str, config: RenderConfig, device: torch.device, dtype: torch.dtype) -> Paint:
+def ours(name: str, config: RenderConfig, device: torch.device, dtype: torch.dtype) -> Side:
     """flowguide's own `render`, journal and all; the model stays loaded between two calls."""
     checkpoint = load_checkpoint(config.model, dtype, device, config)
 
@@ -125,10 +140,11 @@ def ours(name: str, config: RenderConfig, device: torch.device, dtype: torch.dty
         )  # fmt: skip
         return Ran(began[0], time.perf_counter(), stamps, report.stage_seconds)
 
-    return paint
+    tokens, width = checkpoint.prompts(config.prompt, 1).text.shape[1:]
+    return Side(paint, checkpoint.unet.config, checkpoint.autoencoder.cell, (tokens, width))
 
 
-def peer(name: str, config: RenderConfig, device: torch.device, dtype: torch.dtype) -> Paint:
+def peer(name: str, config: RenderConfig, device: torch.device, dtype: torch.dtype) -> Side:
     """The plain loop over frames that a user of diffusers writes."""
     from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
 
@@ -167,7 +183,7 @@ def peer(name: str, config: RenderConfig, device: torch.device, dtype: torch.dty
         clock.seconds.clear()
         return _looped(picture, clock, config, clip, output, frames, device)
 
-    return paint
+    return Side(paint, pipeline.unet.config, pipeline.vae_scale_factor, (cond.shape[1], cond.shape[2]))
 
 
 def _looped(
@@ -247,19 +263,13 @@ def _timed(function: Callable[..., Any], clock: StageClock, stage: str) -> Calla
     return timed
 
 
-def _flop(config: RenderConfig, device: torch.device, dtype: torch.dtype, clip: Path) -> float:
+def _flop(side: Side, config: RenderConfig, clip: Path) -> float:
     """Operations of the UNet for one frame: as many rows and steps as the settings say."""
-    checkpoint: Checkpoint = load_checkpoint(
-        config.model, dtype, device, config.model_copy(update={"runtime": "torch"})
-    )
     with open_clip(clip, config) as reader:
-        height, width = (-(-side // checkpoint.grid) * checkpoint.grid for side in reader.info.size)
-    cell = checkpoint.autoencoder.cell
+        height, width = (-(-extent // side.cell) for extent in reader.info.size)
     rows = 2 if config.guidance_scale > 1 else 1
     steps = max(1, min(config.steps, int(config.steps * config.strength)))
-    text = checkpoint.prompts(config.prompt, 1).text.shape
-    unet = checkpoint.unet.config
-    return steps * unet_flop(unet, rows, (height // cell, width // cell), (text[1], text[2]))
+    return steps * unet_flop(side.unet, rows, (height, width), side.text)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from ..diffusion.init import InitialLatent
 from ..diffusion.sampling import LatentGuide, StepCallback
 from ..types import Frame, Guide
 from .anchors import Known
+from .seams import joined
 from .trust import Beginnings, unsharp
 from .weights import WeightInputs, weight_schedule
 
@@ -64,7 +65,7 @@ class Generated:
         least_in_cell = -F.max_pool2d(-confidence[None], self._cell)[0]
         guide = LatentGuide(k0=k0, weights=(self._schedule(self._model.table, inputs) * least_in_cell)[:, None])
         holes = Inpainted(filled, (confidence < 0.5).float()[None, None])
-        return self._painted(frame, source, guide, confidence, holes)
+        return joined(self._painted(frame, source, guide, confidence, holes), prior, confidence)
 
     def _painted(
         self,
