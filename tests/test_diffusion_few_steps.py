@@ -104,4 +104,5 @@ def test_the_painter_at_one_and_two_steps_guided_through_its_input(sampler: str,
         engine = Renderer(render_config({**options, **more}))
         results[name] = [np.asarray(engine.step(frame)) for frame in frames]
     assert unsteadiness(results["guided"]) < 0.05 * unsteadiness(results["unguided"])
-    assert 0.7 < results["guided"][-1].std() / results["unguided"][-1].std() < 1.3, "neither washed out nor burnt"
+    # against the first frame, which nothing guides: at strength 1 unguided frames differ in contrast by themselves
+    assert 0.7 < results["guided"][-1].std() / results["unguided"][0].std() < 1.3, "neither washed out nor burnt"

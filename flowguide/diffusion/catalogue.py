@@ -72,7 +72,7 @@ def describe(path: Path) -> Model:
         return Model(path.stem, path, family_of(names, path), "not stated", path.stat().st_size, _count([path]))
     unet = read_json(path / "unet" / "config.json")
     family = _WIDTHS.get(unet.get("cross_attention_dim", 0), "its own family")
-    family += " inpainting" if unet.get("in_channels") == 9 else ""
+    family += " inpainting" if unet.get("in_channels", 0) == 2 * unet.get("out_channels", 4) + 1 else ""
     family += ", distilled guidance (LCM)" if unet.get("time_cond_proj_dim") else ""
     files = [file for file in path.rglob("*") if file.is_file()]
     weights = [file for part in sorted(path.iterdir()) if part.is_dir() for file in _weights(part)]

@@ -11,9 +11,9 @@ from ..errors import ModelError, UnknownName, UsageError
 from ..machine import cache_folder
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
-BUNDLED = {"painter": ASSETS / "painter"}
+BUNDLED = {name: ASSETS / name for name in ("painter", "painter-inpainting")}
 """Checkpoints that come with the package, by name."""
-STYLES = {"painter": ("oil painting", "ink drawing", "mosaic", "watercolour", "photo")}
+STYLES = dict.fromkeys(BUNDLED, ("oil painting", "ink drawing", "mosaic", "watercolour", "photo"))
 """Prompts that a checkpoint of few words was trained for."""
 
 KINDS = {

@@ -28,7 +28,11 @@ class Demo:
 
 
 def run_demo(prompt: str, frames: int, folder: Path, clip: Path | None, config: RenderConfig | None = None) -> Demo:
-    """Paint the first `frames` of `clip` (or of the project's own scene) into `folder` at 384 px height."""
+    """Paint the first `frames` of `clip` (or of the project's own scene) into `folder`.
+
+    Without a config, with the bundled model's preset for the style that the prompt names; 384 px high where no size is
+    given.
+    """
     if frames < 1:
         raise UsageError(f"--frames should be at least 1, got {frames}.")
     if clip is not None:
@@ -42,29 +46,29 @@ def run_demo(prompt: str, frames: int, folder: Path, clip: Path | None, config: 
 
         clip = folder / "source.mp4"
         write_demo_clip(clip, frames=frames)
-    config = config or changed(RenderConfig(), **preset(RenderConfig().model, prompt))
-    settings = changed(config, prompt=prompt, max_frames=frames, size=HEIGHT)
+    config = config or changed(RenderConfig(), **{"size": HEIGHT, **preset(RenderConfig().model, prompt)})
+    settings = changed(config, prompt=prompt, max_frames=frames, size=config.size or HEIGHT)
     anew = Request(overwrite=True)
     unguided = render(clip, folder / "unguided.mp4", config=changed(settings, guidance=False), request=anew)
     guided = render(clip, folder / "guided.mp4", config=settings, request=anew)
     side_by_side = folder / "side-by-side.mp4"
-    _comparison(clip, frames, unguided.output, guided.output, side_by_side)
-    steadiness = _steadiness(clip, frames, unguided.output, guided.output, settings.flow)
+    _comparison(clip, settings, unguided.output, guided.output, side_by_side)
+    steadiness = _steadiness(clip, settings, unguided.output, guided.output)
     return Demo(clip, unguided, guided, side_by_side, steadiness)
 
 
-def _comparison(clip: Path, frames: int, unguided: Path, guided: Path, output: Path) -> None:
+def _comparison(clip: Path, settings: RenderConfig, unguided: Path, guided: Path, output: Path) -> None:
     scaled = output.with_name("source-scaled.mp4")
-    _copy_scaled(clip, scaled, frames)
+    _copy_scaled(clip, scaled, settings)
     compare({"source": scaled, "unguided": unguided, "guided": guided}, output, overwrite=True)
     scaled.unlink()
 
 
-def _copy_scaled(clip: Path, output: Path, frames: int) -> None:
+def _copy_scaled(clip: Path, output: Path, settings: RenderConfig) -> None:
     from ..video import ClipWriter
 
     with (
-        ClipReader(clip, size=HEIGHT, max_frames=frames) as reader,
+        ClipReader(clip, size=settings.size, max_frames=settings.max_frames) as reader,
         ClipWriter(
             output, size=reader.info.size, time_base=reader.info.time_base, frame_rate=reader.info.frame_rate
         ) as writer,
@@ -73,11 +77,11 @@ def _copy_scaled(clip: Path, output: Path, frames: int) -> None:
             writer.write(frame)
 
 
-def _steadiness(clip: Path, frames: int, unguided: Path, guided: Path, guided_by: str) -> Report:
+def _steadiness(clip: Path, settings: RenderConfig, unguided: Path, guided: Path) -> Report:
     with (
-        ClipReader(clip, size=HEIGHT, max_frames=frames) as source,
+        ClipReader(clip, size=settings.size, max_frames=settings.max_frames) as source,
         ClipReader(unguided) as before,
         ClipReader(guided) as after,
     ):
         clips = {"unguided": before, "guided": after}
-        return measure(source, clips, unguided="unguided", estimator=metric_estimator(guided_by))
+        return measure(source, clips, unguided="unguided", estimator=metric_estimator(settings.flow))

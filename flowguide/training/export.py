@@ -1,13 +1,16 @@
 """The trained networks as a stock diffusers folder in fp16, and back."""
 
+import json
 import os
 import shutil
 from pathlib import Path
 
+import diffusers
 import torch
 from diffusers import AutoencoderTiny, StableDiffusionImg2ImgPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 
+from ..diffusion.loading import SHARES
 from .denoiser import Painter
 from .paths import build_scheduler
 from .tokenizer import build_tokenizer, save_tokenizer
@@ -40,12 +43,20 @@ def export_painter(autoencoder: AutoencoderTiny, painter: Painter, folder: Path)
     replace_folder(unfinished, folder)
 
 
-def write_unet(unet: UNet2DConditionModel, folder: Path) -> None:
-    """Write the UNet alone in fp16 to folder/unet."""
+def export_inpainter(unet: UNet2DConditionModel, folder: Path) -> None:
+    """Write the sibling: its UNet in fp16, and an index which says that the folder `painter` beside it has the rest."""
     twin = _copy(unet)
     assert isinstance(twin, UNet2DConditionModel)
     twin.save_pretrained(folder / "unet")
     (folder / "unet" / "diffusion_pytorch_model.safetensors").chmod(0o644)
+    index = {
+        "_class_name": "StableDiffusionInpaintPipeline",
+        "_diffusers_version": diffusers.__version__,
+        SHARES: "../painter",
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderTiny"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
 def replace_folder(new: Path, folder: Path) -> None:

@@ -18,7 +18,7 @@ from ..errors import UsageError
 from .autoencoder import to_signal
 from .data import SHARD, load_shard
 from .denoiser import Painter, PathTask
-from .export import load_weights, write_unet
+from .export import export_inpainter, load_weights
 from .loop import Schedule, TrainingLoop
 from .paths import PathSampler, Sample, collate
 from .stylise import CELL
@@ -156,5 +156,5 @@ def train_inpainter(
     schedule = Schedule(steps, 6e-4, warm_up=100, decay_share=0.5)
     loop = TrainingLoop(inpainter, task, schedule, work / "inpainter", betas=(0.9, 0.99), average=0.995)
     finished = loop.run(deadline)
-    write_unet(loop.averaged_model().cpu().unet, to)
+    export_inpainter(loop.averaged_model().cpu().unet, to)
     return finished

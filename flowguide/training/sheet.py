@@ -13,7 +13,7 @@ from .quality import load_pipeline, middle_square, paint
 ROWS = {"flower.mp4": 75, "big-buck-bunny-480p.mp4": 200, "people-static-camera.mp4": 420}
 
 
-def contact_sheet(model: Path, data: Path, to: Path, size: int = 384, quality: int = 80) -> None:
+def contact_sheet(model: Path, data: Path, to: Path, size: int = 384, quality: int = 55) -> None:
     """Write a JPEG: a row per clip; source, the four styles and "photo" across, at strength .5, 8 steps, CFG 2."""
     pipeline = load_pipeline(model)
     rows = []
