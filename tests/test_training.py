@@ -549,7 +549,7 @@ def test_the_sibling_keeps_what_it_is_shown(sibling, bundled):
 
 def test_anchors_take_the_sibling(sibling):
     engine = Renderer(render_config(prompt="ink drawing", strategy="anchors"), checkpoint=sibling)
-    whole = scene(4, 112)
-    frames = [Frame(np.ascontiguousarray(whole[:64, 3 * i : 3 * i + 96]), i, i, Fraction(1, 25)) for i in range(4)]
+    whole = torch.from_numpy(scene(4, 112)).permute(2, 0, 1)
+    frames = [Frame(whole[:, :64, 3 * i : 3 * i + 96].contiguous(), i, i, Fraction(1, 25)) for i in range(4)]
     painted = list(engine(frames))
     assert len(painted) == 4
