@@ -185,7 +185,9 @@ def test_tensorrt_rtx_engines_of_the_painter_for_three_cards() -> None:
     for network in networks:
         file = build.engine_file(network, "tensorrt-rtx", cards)
         assert store.read_entry(file).key.compute_capability == list(cards)
-        assert file.stat().st_size > 0.5 * network.weight_bytes()
+        # an autoencoder's bytes count both halves, of which an engine holds one
+        share = 0.25 if network.name.startswith("vae") else 0.5
+        assert file.stat().st_size > share * network.weight_bytes()
     # 60 s is the bar on a quiet machine; a loaded one gives this process a share of a core.
     load = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
     assert time.monotonic() - began < 60 * load
