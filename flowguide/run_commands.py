@@ -229,7 +229,7 @@ def _side_by_side(
             report.say(f"{entry.source}: {entry.error or f'{entry.frames} frames, {entry.output}'}")
 
         return render_many(
-            dict(outputs),
+            {source: output for source, output in outputs.items()},
             config=options,
             request=request,
             segment_frames=segment_frames or SEGMENT_FRAMES,

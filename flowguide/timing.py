@@ -1,4 +1,4 @@
-"""Where the time of a frame goes: seconds per stage always, and on request a trace of what ran when, and beside what."""
+"""Where the time of a frame goes: seconds per stage always, and on request a trace of what ran when and beside what."""
 
 from __future__ import annotations
 
@@ -57,8 +57,11 @@ class Trace:
     def add(self, name: str, started: float, ended: float, **told: Any) -> None:
         """An event of this thread; times as `time.perf_counter` tells them. told: shown with the event."""
         with self._lock:
-            event = {"ph": "X", "name": name, "pid": self._process, "tid": self._row(),
-                     "ts": round((started - self._began) * 1e6, 1), "dur": round((ended - started) * 1e6, 1)}  # fmt: skip
+            microseconds = {
+                "ts": round((started - self._began) * 1e6, 1),
+                "dur": round((ended - started) * 1e6, 1),
+            }
+            event = {"ph": "X", "name": name, "pid": self._process, "tid": self._row(), **microseconds}
             self._write(event | ({"args": told} if told else {}))
 
     def end(self) -> None:

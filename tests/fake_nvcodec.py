@@ -26,11 +26,11 @@ class PyNvVCExceptionUnsupported(Exception):
     pass
 
 
-cudaVideoCodec = IntEnum(  # noqa: N816
+cudaVideoCodec = IntEnum(
     "cudaVideoCodec",
     {"MPEG1": 0, "MPEG2": 1, "MPEG4": 2, "VC1": 3, "H264": 4, "JPEG": 5, "HEVC": 8, "VP8": 9, "VP9": 10, "AV1": 11},
 )
-cudaVideoChromaFormat = IntEnum("cudaVideoChromaFormat", {"Monochrome": 0, "420": 1, "422": 2, "444": 3})  # noqa: N816
+cudaVideoChromaFormat = IntEnum("cudaVideoChromaFormat", {"Monochrome": 0, "420": 1, "422": 2, "444": 3})
 OutputColorType = IntEnum("OutputColorType", {"NATIVE": 0, "RGB": 1, "RGBP": 2})
 DisplayDecodeLatencyType = IntEnum("DisplayDecodeLatencyType", {"NATIVE": 0, "LOW": 1, "ZERO": 2})
 

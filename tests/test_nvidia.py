@@ -260,7 +260,9 @@ spec = importlib.util.spec_from_file_location("_PyNvVideoCodec", {str(extension)
 m = importlib.util.module_from_spec(spec); spec.loader.exec_module(m)
 clip = m.CreateDemuxer(filename={str(clip(tmp_path / "in.mp4"))!r})
 print(json.dumps({{
-    "docs": {{n: getattr(m, n).__doc__ for n in ("CreateDecoder", "GetDecoderCaps", "GetEncoderCaps", "CreateDemuxer")}},
+    "docs": {{
+        n: getattr(m, n).__doc__ for n in ("CreateDecoder", "GetDecoderCaps", "GetEncoderCaps", "CreateDemuxer")
+    }},
     "members": {{n: dir(getattr(m, n)) for n in ("PyNvDemuxer", "PyNvDecoder", "DecodedFrame", "PyNvEncoder")}},
     "codecs": {{n: int(v) for n, v in m.cudaVideoCodec.__members__.items()}},
     "clip": [int(clip.GetNvCodecId()), int(clip.ChromaFormat()), clip.BitDepth(), clip.GetVideoStreamId(),

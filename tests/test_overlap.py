@@ -88,9 +88,14 @@ def test_a_slow_encoder_does_not_let_frames_pile_up() -> None:
 
 def test_what_the_encoder_raises_is_raised_where_frames_are_painted() -> None:
     writer = SlowWriter(0.0)
-    with pytest.raises(VideoError, match="disk is full"), Behind() as behind:
-        for frame in Alive().frames(100):
-            behind.write(writer, frame)
+
+    def written_behind() -> None:
+        with Behind() as behind:
+            for frame in Alive().frames(100):
+                behind.write(writer, frame)
+
+    with pytest.raises(VideoError, match="disk is full"):
+        written_behind()
     with pytest.raises(VideoError, match="disk is full"), Behind() as behind:
         behind.write(writer, next(f for f in Alive().frames(31) if f.index == 30))
 
@@ -164,10 +169,15 @@ def test_the_trace_of_a_run_has_a_row_for_every_thread(clip: Path, tmp_path: Pat
 
 def test_a_run_that_breaks_off_leaves_a_trace_that_opens(tmp_path: Path) -> None:
     out = tmp_path / "trace.json"
-    with pytest.raises(RuntimeError), tracing(out):
-        with StageClock()("unet"):
-            pass
-        raise RuntimeError
+
+    def broken_off() -> None:
+        with tracing(out):
+            with StageClock()("unet"):
+                pass
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        broken_off()
     assert [event["name"] for event in traced(out) if event["ph"] == "X"] == ["unet"]
     with span("nothing is written any more"):
         pass
