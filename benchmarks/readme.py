@@ -56,7 +56,8 @@ def _bench() -> list[str]:
     height, width = content["size"]
     lines = [
         f"`flowguide bench`, {content['date']}: {content['clip']}, {width}×{height}, {content['frames']} frames, "
-        f"{content['rounds']} rounds by turns, {content['machine']['cpu']}, from file to file; median, least to most:",
+        f"{content['rounds']} rounds by turns, {content['machine']['cpu']}, from file to file; median, least to most "
+        "(the diffusers loop draws fresh noise for every frame, as its pipeline does; flowguide keeps it fixed):",
         "",
         "| side | dtype | frames/s | × diffusers loop | MiB | E_warp(1) |",
         "|---|---|---|---|---|---|",

@@ -67,7 +67,8 @@ def choose_threads(asked: int) -> int:
     """Threads for the model on the CPU: those `asked` for; 0 leaves one core to what works beside the model (reading,
     flow, encoding), or what OMP_NUM_THREADS says.
 
-    Measured by benchmarks/threads.py: on two cores a second thread brings the model less than it takes from the rest.
+    On two idle cores a second thread is 17 % faster for 26 % more work (benchmarks/threads.py); beside anything else
+    OpenMP's threads wait for each other, spinning, and a frame takes several times as long (decision 0032).
     """
     if asked:
         return asked
