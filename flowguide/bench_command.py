@@ -54,11 +54,16 @@ def bench_command(
     """
     from .bench.run import Plan, bench
     from .bench.table import table
+    from .video import probe
 
-    chosen = frames or options.max_frames or (QUICK_FRAMES if quick else FRAMES)
-    if chosen < 2 or (rounds is not None and rounds < 1):
-        raise UsageError(f"bench paints at least 2 frames in at least 1 round, got {chosen} and {rounds}.")
-    plan = Plan(clip, chosen, rounds or (1 if quick else ROUNDS), _runtimes(runtimes, options), compiled=not quick)
+    asked = options.max_frames if frames is None else frames
+    chosen = (QUICK_FRAMES if quick else FRAMES) if asked is None else asked
+    times = (1 if quick else ROUNDS) if rounds is None else rounds
+    if chosen < 2 or times < 1:
+        raise UsageError(f"bench paints at least 2 frames in at least 1 round, got {chosen} in {times}.")
+    if clip is not None:
+        probe(clip)
+    plan = Plan(clip, chosen, times, _runtimes(runtimes, options), compiled=not quick)
     if output is not None and not output.absolute().parent.is_dir():
         raise UsageError(f"{output} cannot be written: its folder does not exist; make it first.")
 
@@ -79,9 +84,12 @@ def _runtimes(asked: tuple[str, ...], options: RenderConfig) -> tuple[str, ...]:
     from .diffusion.runtimes import usable_runtimes
     from .machine import choose_device, choose_dtype
 
+    device = choose_device(options.device)
+    usable = usable_runtimes(asked or ("openvino",), device, choose_dtype(options.dtype, device))
+    for name in asked:
+        if usable[name] is not None:
+            raise UsageError(f"{name!r} cannot be measured: {usable[name]}")
     if asked:
         return asked
-    device = choose_device(options.device)
-    usable = usable_runtimes(("openvino",), device, choose_dtype(options.dtype, device))
     faster = ("openvino",) if device.type == "cpu" and usable["openvino"] is None else ()
     return tuple(dict.fromkeys((options.runtime, *faster)))

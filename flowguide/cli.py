@@ -199,7 +199,7 @@ def _sentence(error: CycloptsError) -> UsageError:
     if isinstance(error, ValidationError) and cause is not None and hasattr(cause, "errors"):
         first = cause.errors()[0]
         name = "-".join(str(part) for part in first["loc"]).replace("_", "-")
-        return UsageError(f"--{name}: {first['msg']}, got {first['input']!r}.")
+        return UsageError(f"--{name}: {first['msg'].removeprefix('Value error, ')}, got {first['input']!r}.")
     return UsageError(" ".join(str(error).split()))
 
 

@@ -196,6 +196,14 @@ class RenderConfig(BaseModel):
 
     vae_tiles: bool = Field(False, description="Encode and decode in tiles: less memory, a little slower.")
 
+    @field_validator("model", "mask", "keep")
+    @classmethod
+    def _named(cls, value: str | None) -> str | None:
+        """An empty name would be the current folder."""
+        if value is not None and not value.strip():
+            raise ValueError("it is empty; name something, or leave the option out")
+        return value
+
     @field_validator("prompt", mode="before")
     @classmethod
     def _prompt_table(cls, value: Any) -> Any:
@@ -248,7 +256,9 @@ def render_config(values: dict[str, Option] | None = None, **changes: Option) ->
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"Option {name}: {first['msg']}, got {first['input']!r}.") from error
+        raise UsageError(
+            f"Option {name}: {first['msg'].removeprefix('Value error, ')}, got {first['input']!r}."
+        ) from error
 
 
 def changed(config: RenderConfig, **changes: Option) -> RenderConfig:

@@ -136,7 +136,8 @@ def later_of(
     if config.passes > 1:
         if config.strategy not in IN_PASSES:
             raise UsageError(
-                f"Several passes are made with the strategies {' and '.join(IN_PASSES)}; {config.strategy!r} has one."
+                f"Several passes are made with the strategies {' and '.join(IN_PASSES)}; {config.strategy!r} has one; "
+                "leave --passes at 1."
             )
         return Passes(config, *parts, GUIDANCE[config.strategy])
     made = LATER.get(config.strategy)

@@ -130,3 +130,22 @@ def test_a_whole_run_of_the_bench(
     stored = json.loads((home / "profiles.json").read_text())["profiles"]
     assert any(json.loads(key)["size"] == result["size"] for key in stored), "dry runs estimate from it"
     assert (tmp_path / "kept" / "flowguide.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["absent.mp4"], "absent.mp4 does not exist"),
+        (["--runtimes", "nonsense"], "Unknown runtime 'nonsense'"),
+        (["--frames", "0"], "at least 2 frames in at least 1 round, got 0 in 1"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_first(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "--quick", *arguments])
+    assert ended.value.code
+    errors = capsys.readouterr().err
+    assert says in errors
+    assert errors.count("\n") == 1

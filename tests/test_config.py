@@ -47,3 +47,9 @@ def test_a_broken_file_is_a_sentence(tmp_path: Path, text: str, says: str) -> No
     (tmp_path / "bad.toml").write_text(text)
     with pytest.raises(UsageError, match=says):
         read_toml(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize("option", ["model", "mask", "keep"])
+def test_an_empty_name_is_refused(option: str) -> None:
+    with pytest.raises(UsageError, match=f"^Option {option}: it is empty"):
+        render_config({option: " "})

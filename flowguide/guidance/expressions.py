@@ -56,7 +56,7 @@ class Expression:
         except ZeroDivisionError as error:
             raise UsageError(f"The weight {self.text!r} divides by zero at t = {t:g} s.") from error
         except (ArithmeticError, ValueError, TypeError) as error:
-            raise UsageError(f"The weight {self.text!r} has no value at t = {t:g} s: {error}.") from error
+            raise UsageError(f"The weight {self.text!r} has no value at t = {t:g} s: {error.args[-1]}.") from error
         if isinstance(value, complex) or not math.isfinite(value):
             raise UsageError(f"The weight {self.text!r} is {value} at t = {t:g} s; it should be a finite number.")
         return float(value)
