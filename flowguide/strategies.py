@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -65,6 +66,23 @@ LATER: dict[str, Callable[..., Later]] = {
     "step-aligned": StepAlignedFrames,
 }
 IN_PASSES = ("previous", "references")
+OF_ONE_STRATEGY = {
+    "reference_lags": "references",
+    "joint_every": "joint",
+    "anchors": "anchors",
+    "anchor_frames": "anchors",
+    **dict.fromkeys(
+        (
+            *(f"{kind}_stabilization_weight" for kind in ("direct", "semantic", "edge", "depth", "flow")),
+            "flow_long_term_samples",
+        ),
+        "source",
+    ),
+    "reencode_each_frame": "source",
+}
+"""Option -> the strategy that alone reads it."""
+
+log = logging.getLogger(__name__)
 
 
 def guidance_of(
@@ -131,6 +149,7 @@ def later_of(
 ) -> Later | None:
     """The strategy of `config` where it needs frames ahead. Raises UsageError for settings that exclude each other."""
     parts = checkpoint, model, init, flow, clock, on_step
+    _tell_of_unused(config)
     if not config.guidance:
         return None
     if config.passes > 1:
@@ -142,3 +161,10 @@ def later_of(
         return Passes(config, *parts, GUIDANCE[config.strategy])
     made = LATER.get(config.strategy)
     return None if made is None else made(config, *parts)
+
+
+def _tell_of_unused(config: RenderConfig) -> None:
+    for option, strategy in OF_ONE_STRATEGY.items():
+        if config.strategy != strategy and getattr(config, option) != RenderConfig.model_fields[option].default:
+            name = option.replace("_", "-")
+            log.warning("--%s belongs to the strategy %s; %s does not read it.", name, strategy, config.strategy)

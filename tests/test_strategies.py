@@ -234,3 +234,10 @@ def test_anchors_beyond_the_end_are_told_where_the_length_was_not_known(
     flowguide.render(source, tmp_path / "out.mkv", anchors="frames:0,2,9", **options)
     told = [record.getMessage() for record in caplog.records]
     assert any("name frame 9, but the clip has frames 0 to 3. Those were left out." in message for message in told)
+
+
+def test_an_option_of_another_strategy_is_told(checkpoint: Checkpoint, caplog: pytest.LogCaptureFixture) -> None:
+    renderer(checkpoint, strategy="references", reference_lags="1,2")
+    assert not caplog.records
+    renderer(checkpoint, strategy="previous", reference_lags="1,2")
+    assert "--reference-lags belongs to the strategy references; previous does not read it." in caplog.text
