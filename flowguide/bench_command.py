@@ -86,9 +86,6 @@ def _runtimes(asked: tuple[str, ...], options: RenderConfig) -> tuple[str, ...]:
 
     device = choose_device(options.device)
     usable = usable_runtimes(asked or ("openvino",), device, choose_dtype(options.dtype, device))
-    for name in asked:
-        if usable[name] is not None:
-            raise UsageError(f"{name!r} cannot be measured: {usable[name]}")
     if asked:
         return asked
     faster = ("openvino",) if device.type == "cpu" and usable["openvino"] is None else ()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import FlowguideError
+from ..errors import FlowguideError, UnknownName
 
 Named = Mapping[str, Tensor]
 
@@ -49,12 +49,14 @@ class Runtimes:
 
 
 def usable_runtimes(names: tuple[str, ...], device: torch.device, precision: torch.dtype) -> dict[str, str | None]:
-    """Name -> None where the runtime can be used here, else the reason in sentences."""
+    """Name -> None where the runtime can be used here, else the reason in sentences. Raises UnknownName."""
     engines: Any = importlib.import_module("flowguide.engines.runtime")
     found: dict[str, str | None] = {}
     for name in names:
         try:
             engines.check_usable(name, device, precision)
+        except UnknownName:
+            raise
         except FlowguideError as error:
             found[name] = str(error)
         else:
