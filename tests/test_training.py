@@ -31,7 +31,7 @@ from flowguide.training.data import (
     square_noise,
 )
 from flowguide.training.denoiser import Painter, PathTask
-from flowguide.training.export import load_weights
+from flowguide.training.export import export_painter, load_weights
 from flowguide.training.inpainting import build_inpainter, holes
 from flowguide.training.loop import Schedule, TrainingLoop
 from flowguide.training.paths import PathSampler, few_step_grid, noise_levels, target_velocity
@@ -434,6 +434,19 @@ def test_bundled_folder_is_small_and_can_begin_a_training():
     bundled = json.loads((BUNDLED / "tokenizer" / "vocab.json").read_text())
     assert bundled == build_tokenizer().get_vocab(), "the weights were trained with another vocabulary"
     load_weights(Painter(), BUNDLED)
+
+
+@pytest.mark.parametrize("name", ["painter", "painter-inpainting"])
+def test_a_bundled_folder_names_no_place_of_the_machine_that_trained_it(name):
+    for path in BUNDLED.with_name(name).rglob("*.json"):
+        assert "_name_or_path" not in path.read_text(), path
+
+
+def test_what_an_autoencoder_was_loaded_from_is_not_exported(tmp_path):
+    AutoencoderTiny.from_pretrained(BUNDLED / "vae").save_pretrained(tmp_path / "vae")
+    loaded = AutoencoderTiny.from_pretrained(tmp_path / "vae")
+    export_painter(loaded, Painter(), tmp_path / "painter")
+    assert str(tmp_path) not in (tmp_path / "painter" / "vae" / "config.json").read_text()
 
 
 @pytest.mark.parametrize("prompt", ["oil painting", "", "zyxw qué 日本", "a " * 200, "mosaic, ink drawing, photo"])

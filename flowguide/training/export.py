@@ -85,7 +85,9 @@ def _copy(network: torch.nn.Module) -> torch.nn.Module:
     """The network in fp16, as a new object with contiguous weights."""
     weights = {name: value.detach().half().contiguous() for name, value in network.state_dict().items()}
     if isinstance(network, (AutoencoderTiny, UNet2DConditionModel)):
-        twin: torch.nn.Module = type(network).from_config(network.config)
+        # where it was loaded from is a place on the machine that trained it
+        config = {name: value for name, value in network.config.items() if name != "_name_or_path"}
+        twin: torch.nn.Module = type(network).from_config(config)
     else:
         twin = type(network)(network.config)
     twin = twin.half()
