@@ -6,50 +6,35 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .config import RenderConfig
-from .diffusion.checkpoint import Checkpoint
-from .diffusion.image_to_image import ImageToImage, NoiseKey
-from .diffusion.init import InitialLatent
+from .diffusion.image_to_image import NoiseKey
 from .diffusion.program import cuda_graph
 from .diffusion.programs import CarriedPrograms
-from .diffusion.sampling import StepCallback
-from .errors import UsageError
-from .flow import FlowEstimator
 from .guidance.anchors import Anchors, Finished
 from .guidance.generated import Generated
 from .guidance.rules import anchor_rule
-from .timing import StageClock
+from .later import Parts, refuse_what_needs_the_frame_before
 from .types import Frame
+
+NEEDS_FINISHED = {"noise": ("carried",), "init": ("previous",)}
+"""Options whose value needs the finished frame before."""
 
 
 class AnchoredFrames:
     """The strategy with the renderer's model; holds the frames that wait for their next anchor."""
 
-    def __init__(
-        self,
-        config: RenderConfig,
-        checkpoint: Checkpoint,
-        model: ImageToImage,
-        init: InitialLatent,
-        flow: FlowEstimator,
-        clock: StageClock,
-        on_step: StepCallback | None,
-    ):
-        for option, value in (("noise", "carried"), ("init", "previous")):
-            if getattr(config, option) == value:
-                raise UsageError(
-                    f"{option} {value!r} needs each frame's finished predecessor; take the strategy 'previous'."
-                )
+    def __init__(self, config: RenderConfig, parts: Parts):
+        refuse_what_needs_the_frame_before(config, NEEDS_FINISHED)
         self.shot = 0
-        self._device = checkpoint.device
+        self._device = parts.checkpoint.device
         self._generated = Generated(
-            model, init, checkpoint.autoencoder.cell, lambda frame: NoiseKey(self.shot, frame.index), on_step
+            parts.model, parts.init, parts.cell, lambda frame: NoiseKey(self.shot, frame.index), parts.on_step
         )
         self._generated.configure(config)
         if config.runtime == "torch-graphed":
             self._generated.fill = CarriedPrograms(cuda_graph)
         rule = anchor_rule(config.anchors, config.anchor_frames)
         self._anchors = Anchors(
-            flow, rule, self._generated, feather_px=config.feather_px, paste=config.paste, clock=clock
+            parts.flow, rule, self._generated, feather_px=config.feather_px, paste=config.paste, clock=parts.clock
         )
         self._sources: dict[int, Frame] = {}
 

@@ -16,12 +16,7 @@ from torch import Tensor
 
 from . import ops
 from .config import RenderConfig
-from .diffusion.checkpoint import Checkpoint
-from .diffusion.image_to_image import ImageToImage, NoiseKey
-from .diffusion.init import InitialLatent
-from .diffusion.sampling import StepCallback
-from .errors import UsageError
-from .flow import FlowEstimator
+from .diffusion.image_to_image import NoiseKey
 from .flow.kept import KeptFlows
 from .guidance.anchors import Anchors, Finished, Known
 from .guidance.frame_state import frame_state, restored_frame
@@ -30,13 +25,13 @@ from .guidance.paths import Path, paths_between
 from .guidance.rules import Every
 from .guidance.together import Mutual, seen_cells
 from .guidance.weights import WeightInputs, weight_schedule
-from .timing import StageClock
+from .later import Parts, refuse_what_needs_the_frame_before
 from .types import Frame
 
 OVERLAP = 2
 """Finished frames of a window that pull the frames of the next."""
-REFUSED = {"noise": ("carried",), "init": ("previous", "warped", "blend")}
-"""Options whose value needs each frame's finished predecessor."""
+NEEDS_FINISHED = {"noise": ("carried",), "init": ("previous", "warped", "blend")}
+"""Options whose value needs the finished frame before."""
 
 
 @dataclass(frozen=True)
@@ -64,34 +59,20 @@ class _Fixed:
 class JointFrames:
     """State and arithmetic of the strategy; one instance per clip. Memory grows with the window, not the clip."""
 
-    def __init__(
-        self,
-        config: RenderConfig,
-        checkpoint: Checkpoint,
-        model: ImageToImage,
-        init: InitialLatent,
-        flow: FlowEstimator,
-        clock: StageClock,
-        on_step: StepCallback | None,
-    ):
-        for option, values in REFUSED.items():
-            if getattr(config, option) in values:
-                raise UsageError(
-                    f"{option} {getattr(config, option)!r} needs each frame's finished predecessor; take the strategy "
-                    "'previous'."
-                )
+    def __init__(self, config: RenderConfig, parts: Parts):
+        refuse_what_needs_the_frame_before(config, NEEDS_FINISHED)
         self.shot = 0
-        self._device, self._cell = checkpoint.device, checkpoint.autoencoder.cell
-        self._model, self._init, self._clock, self._on_step = model, init, clock, on_step
-        self._flow = KeptFlows(flow)
-        self._alone = Generated(model, init, self._cell, self._key, on_step)
+        self._device, self._cell = parts.checkpoint.device, parts.cell
+        self._model, self._init, self._clock, self._on_step = parts.model, parts.init, parts.clock, parts.on_step
+        self._flow = KeptFlows(parts.flow)
+        self._alone = Generated(parts.model, parts.init, self._cell, self._key, parts.on_step)
         self._anchors = Anchors(
             self._flow,
             Every(config.joint_every),
             self._own,
             feather_px=config.feather_px,
             paste=config.paste,
-            clock=clock,
+            clock=parts.clock,
         )
         self._pictures: dict[int, Tensor] = {}
         """What the model made of the frames of this window."""

@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from . import ops
 from .config import RenderConfig
-from .diffusion.image_to_image import ImageToImage, Known, NoiseKey
-from .diffusion.init import InitialLatent
+from .diffusion.image_to_image import Known, NoiseKey
 from .diffusion.programs import programs_of
-from .diffusion.sampling import LatentGuide, StepCallback
+from .diffusion.sampling import LatentGuide
 from .guidance.frame_by_frame import CarriedPixels, FrameByFrame
-from .timing import StageClock
+from .later import Parts
 from .types import Frame
 
 
 class OneByOne:
     """A strategy that guides each frame by finished ones, with the model that paints it."""
 
-    def __init__(
-        self,
-        guidance: FrameByFrame,
-        model: ImageToImage,
-        init: InitialLatent,
-        config: RenderConfig,
-        device: torch.device,
-        clock: StageClock,
-        on_step: StepCallback | None,
-    ):
+    def __init__(self, guidance: FrameByFrame, config: RenderConfig, parts: Parts):
         self.guidance = guidance
-        self._model, self._init, self._device = model, init, device
-        self._clock, self._on_step = clock, on_step
-        self.programs = programs_of(config, model, on_step)
+        self._model, self._init, self._device = parts.model, parts.init, parts.checkpoint.device
+        self._clock, self._on_step = parts.clock, parts.on_step
+        self.programs = programs_of(config, parts.model, parts.on_step)
         """Whole frames as one recording each; None where each network is called by itself."""
         self.packed: Tensor | None = None
         """The last finished picture as uint8 [3, H, W], where its program made it."""

@@ -18,16 +18,15 @@ from torch import Tensor
 
 from . import ops
 from .config import RenderConfig
-from .diffusion.checkpoint import Checkpoint
-from .diffusion.image_to_image import ImageToImage, Known, NoiseKey
-from .diffusion.init import InitialLatent
-from .diffusion.sampling import LatentGuide, StepCallback
+from .diffusion.image_to_image import Known, NoiseKey
+from .diffusion.sampling import LatentGuide
 from .errors import UsageError
 from .flow import FlowEstimator
 from .flow.kept import KeptFlows
 from .guidance.anchors import Finished
 from .guidance.frame_by_frame import CarriedPixels, FrameByFrame
 from .guidance.weights import WeightInputs, weight_schedule
+from .later import Parts
 from .one_by_one import OneByOne
 from .timing import StageClock
 from .types import Frame, Guide
@@ -57,29 +56,18 @@ class _Waiting:
 class Passes:
     """State and arithmetic of several passes; one instance per clip. Memory grows with the window, not the clip."""
 
-    def __init__(
-        self,
-        config: RenderConfig,
-        checkpoint: Checkpoint,
-        model: ImageToImage,
-        init: InitialLatent,
-        flow: FlowEstimator,
-        clock: StageClock,
-        on_step: StepCallback | None,
-        make_guidance: MakeGuidance,
-    ):
+    def __init__(self, config: RenderConfig, parts: Parts, make_guidance: MakeGuidance):
         for option, value in (("noise", "carried"), ("init", "previous")):
             if getattr(config, option) == value:
                 raise UsageError(f"{option} {value!r} goes through a clip once, frame by frame; leave --passes at 1.")
         self.shot = 0
         self.painted_again = 0
         """Frames that the model has painted in later passes."""
-        self._cell = checkpoint.autoencoder.cell
-        self._model, self._init, self._clock, self._on_step = model, init, clock, on_step
-        self._flow = KeptFlows(flow)
+        self._cell = parts.cell
+        self._model, self._init, self._clock, self._on_step = parts.model, parts.init, parts.clock, parts.on_step
+        self._flow = KeptFlows(parts.flow)
         self._make_guidance = make_guidance
-        guidance = make_guidance(self._flow, config, self._cell, clock)
-        self._frames = OneByOne(guidance, model, init, config, checkpoint.device, clock, on_step)
+        self._frames = OneByOne(make_guidance(self._flow, config, self._cell, parts.clock), config, parts)
         self._window: list[_Waiting] = []
         self._before: dict[str, Any] = {}
         """State of the guidance before the window; empty at the beginning of a shot."""

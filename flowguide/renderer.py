@@ -25,11 +25,12 @@ from .flow.chosen import chosen_cuts, chosen_flow
 from .flow.lookahead import Ahead
 from .guidance.anchors import Finished
 from .guidance.frame_by_frame import CarriedPixels
+from .later import Later, Parts
 from .machine import choose_device, choose_dtype, choose_threads
 from .masks import region_of
 from .one_by_one import OneByOne
 from .pictures import as_frame, like_input, padded
-from .strategies import Later, beginning_of, guidance_of, later_of
+from .strategies import beginning_of, guidance_of, later_of
 from .timing import StageClock
 from .types import Frame
 
@@ -99,10 +100,9 @@ class Renderer:
         self._model = ImageToImage(checkpoint, self.config, self.clock)
         self._init = InitialLatent(self._model.encode, beginning_of(self.config))
         self._flow = Ahead(flow or chosen_flow(self.config, checkpoint.device), self.config.lookahead, self._whole)
-        guidance = guidance_of(self.config, self._flow, checkpoint, self._model, self.clock)
-        parts = self._model, self._init, self._flow, self.clock, on_step
-        self._frames = OneByOne(guidance, self._model, self._init, self.config, checkpoint.device, self.clock, on_step)
-        self._later: Later | None = later_of(self.config, checkpoint, *parts)
+        parts = Parts(checkpoint, self._model, self._init, self._flow, self.clock, on_step)
+        self._frames = OneByOne(guidance_of(self.config, parts), self.config, parts)
+        self._later: Later | None = later_of(self.config, parts)
         """A strategy that gives frames out later than it takes them."""
         self._region = region_of(self.config)
         self._regions: dict[int, Tensor] = {}

@@ -16,19 +16,16 @@ from torch import Tensor
 
 from . import ops
 from .config import RenderConfig
-from .diffusion.checkpoint import Checkpoint
-from .diffusion.image_to_image import ImageToImage, NoiseKey
-from .diffusion.init import InitialLatent
+from .diffusion.image_to_image import NoiseKey
 from .diffusion.rows import Row
-from .diffusion.sampling import StepCallback
 from .errors import UsageError
-from .flow import FlowEstimator
+from .flow.kept import KeptFlows
 from .guidance.anchors import Finished
 from .guidance.frame_state import frame_state, restored_frame
 from .guidance.previous import PreviousFrame
 from .guidance.same_step import SameStep, SameStepPull, pulled_toward
-from .timing import StageClock
-from .types import Flow, Frame
+from .later import Parts, refuse_what_needs_the_frame_before
+from .types import Frame
 
 NEEDS_FINISHED = {"init": ("warped", "previous", "blend")}
 """Options whose value needs the finished frame before, which is not there when a frame goes in."""
@@ -54,29 +51,18 @@ class _UnderWay:
 class StepAlignedFrames:
     """Frames go in one by one and come out in order, as many later as there are steps."""
 
-    def __init__(
-        self,
-        config: RenderConfig,
-        checkpoint: Checkpoint,
-        model: ImageToImage,
-        init: InitialLatent,
-        flow: FlowEstimator,
-        clock: StageClock,
-        on_step: StepCallback | None,
-        at_once: int | None = None,
-    ):
+    def __init__(self, config: RenderConfig, parts: Parts, at_once: int | None = None):
         """at_once: most frames under way; default: as many as there are steps. 1 paints one after the other."""
-        if checkpoint.inpainting:
+        if parts.checkpoint.inpainting:
             raise UsageError(
                 "An inpainting checkpoint is shown the finished frame before; take the strategy 'previous'."
             )
         self.shot = 0
-        self._device, self._model, self._init, self._clock = checkpoint.device, model, init, clock
-        self._on_step, self._at_once = on_step, at_once
-        cell = checkpoint.autoencoder.cell
-        self._flow = _Once(flow)
-        self._pixels = PreviousFrame(self._flow, config, cell, clock)
-        self._same_step = SameStep(self._flow, config, cell)
+        self._device, self._model, self._init = parts.checkpoint.device, parts.model, parts.init
+        self._clock, self._on_step, self._at_once = parts.clock, parts.on_step, at_once
+        self._flow = KeptFlows(parts.flow)
+        self._pixels = PreviousFrame(self._flow, config, parts.cell, parts.clock)
+        self._same_step = SameStep(self._flow, config, parts.cell)
         self._rows: list[_UnderWay] = []
         self._config = config
         self._before: tuple[Frame, list[Tensor], list[float]] | None = None
@@ -85,12 +71,7 @@ class StepAlignedFrames:
 
     def configure(self, config: RenderConfig) -> None:
         """Take over changed settings. Raises UsageError for what cannot change while frames are under way."""
-        for option, values in NEEDS_FINISHED.items():
-            if getattr(config, option) in values:
-                raise UsageError(
-                    f"{option} {getattr(config, option)!r} needs each frame's finished predecessor; take the strategy "
-                    "'previous'."
-                )
+        refuse_what_needs_the_frame_before(config, NEEDS_FINISHED)
         if self._rows:
             for name in STEPS_DEPEND_ON:
                 if getattr(config, name) != getattr(self._config, name):
@@ -194,28 +175,3 @@ class StepAlignedFrames:
             trail = [state["trail"][str(step)] for step in range(len(state["trail"]))]
             self._before = restored_frame(state["frame"]), trail, list(state["timesteps"])
             self._pixels.restore(state["pixels"])
-
-
-class _Once:
-    """`estimator`, whose flows of the last pairs are kept: they are asked for when a frame goes in and comes out."""
-
-    def __init__(self, estimator: FlowEstimator):
-        self._estimator = estimator
-        self._found: dict[tuple[int, int], tuple[Flow, Flow]] = {}
-
-    @property
-    def name(self) -> str:
-        return self._estimator.name
-
-    def __call__(self, at: Frame, to: Frame) -> Flow:
-        return self.both(at, to)[0]
-
-    def both(self, at: Frame, to: Frame) -> tuple[Flow, Flow]:
-        pair = at.index, to.index
-        if pair not in self._found:
-            self._found[pair] = self._estimator.both(at, to)
-        return self._found[pair]
-
-    def drop(self, frame: Frame) -> None:
-        """Forget the flows of a frame that is finished."""
-        self._found = {pair: flows for pair, flows in self._found.items() if pair[0] != frame.index}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable
 
 from torch import Tensor
 
@@ -13,11 +12,8 @@ from .anchored import AnchoredFrames
 from .config import RenderConfig, changed
 from .diffusion.checkpoint import Checkpoint
 from .diffusion.image_to_image import ImageToImage
-from .diffusion.init import InitialLatent
-from .diffusion.sampling import StepCallback
 from .errors import UsageError
 from .flow import FlowEstimator
-from .guidance.anchors import Finished
 from .guidance.frame_by_frame import FrameByFrame
 from .guidance.previous import PreviousFrame
 from .guidance.references import References
@@ -25,35 +21,10 @@ from .guidance.seed_v1 import SeedV1
 from .guidance.source import SourceGuided, knobs_of
 from .guidance.source_terms import terms_of
 from .joint import JointFrames
+from .later import Later, Parts
 from .passes import Passes
 from .step_aligned import StepAlignedFrames
 from .timing import StageClock
-from .types import Frame
-
-
-class Later(Protocol):
-    """A strategy that needs frames ahead: they go in one by one and come out in order, later."""
-
-    shot: int
-
-    def configure(self, config: RenderConfig) -> None:
-        """Take over changed settings."""
-
-    def add(self, frame: Frame, whole: Frame) -> Iterator[tuple[Frame, Finished]]:
-        """Take the next frame, padded `whole`; give out (frame, finished) pairs, none or several."""
-        ...
-
-    def settle(self, *, end_shot: bool) -> Iterator[tuple[Frame, Finished]]:
-        """Finish what waits; `end_shot`: nothing of it is carried on."""
-        ...
-
-    def state(self) -> dict[str, Any]:
-        """What `restore` needs; nothing may wait."""
-        ...
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state` returned."""
-
 
 GUIDANCE: dict[str, Callable[[FlowEstimator, RenderConfig, int, StageClock], FrameByFrame]] = {
     "previous": PreviousFrame,
@@ -85,23 +56,21 @@ OF_ONE_STRATEGY = {
 log = logging.getLogger(__name__)
 
 
-def guidance_of(
-    config: RenderConfig, flow: FlowEstimator, checkpoint: Checkpoint, model: ImageToImage, clock: StageClock
-) -> FrameByFrame:
+def guidance_of(config: RenderConfig, parts: Parts) -> FrameByFrame:
     """What guides single frames; of a strategy that works on several at once, `previous`."""
     if config.strategy == "source":
         return SourceGuided(
-            flow,
+            parts.flow,
             config,
-            checkpoint.autoencoder.cell,
-            clock,
-            encode=model.encode,
-            decode=model.decode,
-            terms=terms_of(config, checkpoint.device),
-            show=_image_prompt(config, checkpoint, model),
+            parts.cell,
+            parts.clock,
+            encode=parts.model.encode,
+            decode=parts.model.decode,
+            terms=terms_of(config, parts.checkpoint.device),
+            show=_image_prompt(config, parts.checkpoint, parts.model),
         )
     made = GUIDANCE.get(config.strategy, PreviousFrame)
-    return made(flow, config, checkpoint.autoencoder.cell, clock)
+    return made(parts.flow, config, parts.cell, parts.clock)
 
 
 def _image_prompt(
@@ -138,17 +107,8 @@ def beginning_of(config: RenderConfig) -> RenderConfig:
     return changed(config, init="blend", init_weight=1.0)
 
 
-def later_of(
-    config: RenderConfig,
-    checkpoint: Checkpoint,
-    model: ImageToImage,
-    init: InitialLatent,
-    flow: FlowEstimator,
-    clock: StageClock,
-    on_step: StepCallback | None,
-) -> Later | None:
+def later_of(config: RenderConfig, parts: Parts) -> Later | None:
     """The strategy of `config` where it needs frames ahead. Raises UsageError for settings that exclude each other."""
-    parts = checkpoint, model, init, flow, clock, on_step
     _tell_of_unused(config)
     if not config.guidance:
         return None
@@ -158,9 +118,9 @@ def later_of(
                 f"Several passes are made with the strategies {' and '.join(IN_PASSES)}; {config.strategy!r} has one; "
                 "leave --passes at 1."
             )
-        return Passes(config, *parts, GUIDANCE[config.strategy])
+        return Passes(config, parts, GUIDANCE[config.strategy])
     made = LATER.get(config.strategy)
-    return None if made is None else made(config, *parts)
+    return None if made is None else made(config, parts)
 
 
 def _tell_of_unused(config: RenderConfig) -> None:

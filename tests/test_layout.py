@@ -35,6 +35,7 @@ FLOORS = [
     },
     {
         "renderer",
+        "later",
         "one_by_one",
         "passes",
         "joint",

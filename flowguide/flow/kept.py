@@ -33,6 +33,6 @@ class KeptFlows:
         self._found[at.index, to.index] = (at, to, flow, back)
         return flow, back
 
-    def drop(self) -> None:
-        """Forget all flows."""
-        self._found.clear()
+    def drop(self, at: Frame | None = None) -> None:
+        """Forget the flows on the grid of `at`; of all frames where it is None."""
+        self._found = {} if at is None else {pair: kept for pair, kept in self._found.items() if kept[0] is not at}
