@@ -19,7 +19,8 @@ from results import write_result
 import flowguide
 from flowguide.config import RenderConfig, render_config
 from flowguide.renderer import Renderer
-from flowguide.runs.clip import SEGMENT_FRAMES, Request
+from flowguide.runs.clip import SEGMENT_FRAMES
+from flowguide.runs.request import Request
 from flowguide.video import ClipReader, ClipWriter
 
 

@@ -20,14 +20,22 @@ struct Block {
   int64_t ahead;              // from there, elements to the line that is prefetched
   int32_t rows;               // of the patch
   Footprint<TAPS> scattered[kLanes];
-  bool local, all_known;
+  bool local, all_known, none_known;
 
   FG_HD void place(vfloat wanted_x, vfloat wanted_y, int64_t height, int64_t image_width, int border) {
     width = image_width;
     known = is_finite(wanted_x) & is_finite(wanted_y);
     all_known = all(known);
-    vfloat x = minimum(maximum(select(known, wanted_x, vfloat{}), splat(-kFarthest)), splat(kFarthest));
-    vfloat y = minimum(maximum(select(known, wanted_y, vfloat{}), splat(-kFarthest)), splat(kFarthest));
+    none_known = all(~known);
+    if (none_known) return;
+    if (!all_known) {  // an unknown lane goes where a known one does, so that it does not tear the patch apart
+      int lane = 0;
+      while (!known[lane]) ++lane;
+      wanted_x = select(known, wanted_x, splat(wanted_x[lane]));
+      wanted_y = select(known, wanted_y, splat(wanted_y[lane]));
+    }
+    vfloat x = minimum(maximum(wanted_x, splat(-kFarthest)), splat(kFarthest));
+    vfloat y = minimum(maximum(wanted_y, splat(-kFarthest)), splat(kFarthest));
     vint left = floor_to_int(x), top = floor_to_int(y);
     if (TAPS == 2 && border == kEdge) {  // as Footprint::place
       x = minimum(maximum(x, vfloat{}), splat(float(width - 1)));
@@ -98,13 +106,14 @@ struct Block {
   }
 
   FG_HD vfloat sample(const float* plane) const {
+    if (none_known) return vfloat{};
     if (local) {
       const vfloat total = sample_patch(plane + patch);
       return all_known ? total : select(known, total, vfloat{});
     }
     vfloat total = {};
     for (int i = 0; i < kLanes; ++i) total[i] = scattered[i].sample(plane);
-    return total;
+    return all_known ? total : select(known, total, vfloat{});
   }
 };
 

@@ -23,7 +23,7 @@ _ADDRESSES = {
     "RenderConfig": "flowguide.config",
     "RenderReport": "flowguide.runs.clip",
     "Renderer": "flowguide.renderer",
-    "Request": "flowguide.runs.clip",
+    "Request": "flowguide.runs.request",
     "SteadyConfig": "flowguide.config",
     "Styled": "flowguide.renderer",
     "probe": "flowguide.video",
@@ -31,6 +31,7 @@ _ADDRESSES = {
     "render_config": "flowguide.config",
     "render_many": "flowguide.runs.many",
     "steady_clip": "flowguide.runs.steady",
+    "steady_config": "flowguide.config",
 }
 
 __all__ = sorted(_ADDRESSES)

@@ -13,6 +13,7 @@ from .guidance.anchors import Anchors, Finished
 from .guidance.generated import Generated
 from .guidance.rules import anchor_rule
 from .later import Parts, refuse_what_needs_the_frame_before
+from .machine import threads_beside
 from .types import Frame
 
 NEEDS_FINISHED = {"noise": ("carried",), "init": ("previous",)}
@@ -34,7 +35,14 @@ class AnchoredFrames:
             self._generated.fill = CarriedPrograms(cuda_graph)
         rule = anchor_rule(config.anchors, config.anchor_frames)
         self._anchors = Anchors(
-            parts.flow, rule, self._generated, feather_px=config.feather_px, paste=config.paste, clock=parts.clock
+            parts.flow,
+            rule,
+            self._generated,
+            feather_px=config.feather_px,
+            paste=config.paste,
+            clock=parts.clock,
+            threads=threads_beside(self._device),
+            explain=parts.explain,
         )
         self._sources: dict[int, Frame] = {}
 

@@ -19,7 +19,7 @@ from cyclopts.config import Dict, Env
 from . import __version__
 from .bench_command import bench_command
 from .compare_command import compare_command
-from .config import RenderConfig, read_toml, render_config
+from .config import RenderConfig, read_toml, render_config, steady_config
 from .engines_command import engines_app
 from .errors import FlowguideError, UsageError
 from .flow_commands import flow_command, shots_command
@@ -186,6 +186,17 @@ def _config_file(arguments: Sequence[str]) -> Path | None:
     return None
 
 
+def _defaults(file: Path, command: str) -> dict[str, Any]:
+    """The options in `file` by command: those of `steady` are its own, the other commands take render's."""
+    if command == "steady":
+        values = read_toml(file, "steady")
+        steady_config(values)
+        return {"steady": values}
+    values = read_toml(file)
+    render_config(values)
+    return {"render": values, "try": values}
+
+
 def _fail(error: FlowguideError, as_json: bool) -> NoReturn:
     if as_json:
         print(json.dumps({"event": "error", "kind": type(error).__name__, "message": str(error)}))
@@ -218,9 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sources: list[Any] = [Env("FLOWGUIDE_", command=True)]
         file = _config_file(arguments)
         if file is not None:
-            values = read_toml(file)
-            render_config(values)
-            sources.append(Dict({"render": values, "try": values}, source=str(file)))
+            sources.append(Dict(_defaults(file, arguments[0]), source=str(file)))
         app.config = tuple(sources)
         app(arguments, exit_on_error=False, print_error=False)
     except FlowguideError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -242,17 +242,33 @@ class SteadyConfig(BaseModel):
     threads: int = THREADS
 
 
-Option = Annotated[Any, "the value of one field of RenderConfig"]
+Option = Annotated[Any, "the value of one field of RenderConfig or SteadyConfig"]
+Settings = TypeVar("Settings", RenderConfig, SteadyConfig)
+SECTIONS = ("render", "steady")
+"""Tables of a TOML file, one for each command that takes settings."""
 
 
 def render_config(values: dict[str, Option] | None = None, **changes: Option) -> RenderConfig:
     """A checked configuration. Raises UsageError that names the option, its range and what was got."""
-    given = {**(values or {}), **changes}
-    unknown = [name for name in given if name not in RenderConfig.model_fields]
+    return _checked(RenderConfig, {**(values or {}), **changes})
+
+
+def steady_config(values: dict[str, Option] | None = None, **changes: Option) -> SteadyConfig:
+    """As `render_config`, for `flowguide steady`."""
+    return _checked(SteadyConfig, {**(values or {}), **changes})
+
+
+def changed(config: Settings, **changes: Option) -> Settings:
+    """`config` with some options replaced, checked as a whole."""
+    return _checked(type(config), {**config.model_dump(), **changes})
+
+
+def _checked(kind: type[Settings], given: dict[str, Option]) -> Settings:
+    unknown = [name for name in given if name not in kind.model_fields]
     if unknown:
-        raise UnknownName("option", unknown[0], RenderConfig.model_fields)
+        raise UnknownName("option", unknown[0], kind.model_fields)
     try:
-        return RenderConfig(**given)
+        return kind(**given)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
@@ -261,13 +277,8 @@ def render_config(values: dict[str, Option] | None = None, **changes: Option) ->
         ) from error
 
 
-def changed(config: RenderConfig, **changes: Option) -> RenderConfig:
-    """`config` with some options replaced, checked as a whole."""
-    return render_config({**config.model_dump(), **changes})
-
-
-def read_toml(path: Path) -> dict[str, Option]:
-    """The options of a TOML file, under [render] or at the top level. Raises UsageError with the place."""
+def read_toml(path: Path, section: str = "render") -> dict[str, Option]:
+    """The options of a TOML file, under [`section`] or at the top level. Raises UsageError with the place."""
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -275,7 +286,12 @@ def read_toml(path: Path) -> dict[str, Option]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"The configuration file {path} cannot be read as TOML: {reason}.") from error
-    section = content.get("render", content)
-    if not isinstance(section, dict):
-        raise UsageError(f"[render] in {path} should be a table.")
-    return section
+    others = [name for name in SECTIONS if name in content and name != section]
+    if section not in content and others:
+        raise UsageError(
+            f"{path} has a table [{others[0]}] and none for this command; write its options in [{section}]."
+        )
+    found = content.get(section, content)
+    if not isinstance(found, dict):
+        raise UsageError(f"[{section}] in {path} should be a table.")
+    return found

@@ -26,6 +26,7 @@ from .guidance.rules import Every
 from .guidance.together import Mutual, seen_cells
 from .guidance.weights import WeightInputs, weight_schedule
 from .later import Parts, refuse_what_needs_the_frame_before
+from .machine import threads_beside
 from .types import Frame
 
 OVERLAP = 2
@@ -73,6 +74,8 @@ class JointFrames:
             feather_px=config.feather_px,
             paste=config.paste,
             clock=parts.clock,
+            threads=threads_beside(parts.checkpoint.device),
+            explain=parts.explain,
         )
         self._pictures: dict[int, Tensor] = {}
         """What the model made of the frames of this window."""

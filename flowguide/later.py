@@ -28,6 +28,8 @@ class Parts:
     flow: FlowEstimator
     clock: StageClock
     on_step: StepCallback | None
+    explain: bool
+    """Whether frames tell what guided them."""
 
     @property
     def cell(self) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import functools
+import logging
 import os
 import platform
 from pathlib import Path
@@ -11,6 +13,8 @@ from typing import Any
 import torch
 
 from .errors import BackendMissing, UnknownName, UsageError
+
+log = logging.getLogger("flowguide.machine")
 
 
 def choose_device(name: str) -> torch.device:
@@ -71,10 +75,26 @@ def choose_threads(asked: int) -> int:
     OpenMP's threads wait for each other, spinning, and a frame takes several times as long (decision 0032).
     """
     if asked:
+        _warn_of_more_than_cores(asked, usable_cores())
         return asked
     if os.environ.get("OMP_NUM_THREADS", "").isdecimal():
         return torch.get_num_threads()
     return max(1, min(torch.get_num_threads(), usable_cores() - 1))
+
+
+@functools.cache
+def _warn_of_more_than_cores(asked: int, cores: int) -> None:
+    """Once per process."""
+    if asked > cores:
+        log.warning(
+            "%d threads were asked for and this process may use %d cores: they wait for each other, so it is slower "
+            "than with %d; --threads 0 chooses.", asked, cores, cores,
+        )  # fmt: skip
+
+
+def threads_beside(device: torch.device) -> int:
+    """Threads for work that can be shared out while no model runs: as many as the model leaves, and its own."""
+    return max(1, usable_cores() - torch.get_num_threads() + 1) if device.type == "cpu" else 1
 
 
 def keep_freed_memory() -> None:

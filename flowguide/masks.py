@@ -6,6 +6,7 @@ Outside the region the output is the source, bit for bit; the seam is a ramp tha
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,6 +55,33 @@ def region_of(config: RenderConfig) -> Region | None:
     return None if config.mask is None and config.keep is None else Region(config)
 
 
+def leaves_nothing(config: RenderConfig) -> bool:
+    """Whether `mask` and `keep` leave nothing to paint in any frame, as far as that is known without the clip.
+
+    Masks are read up to the first frame in which something is left. Raises UsageError and VideoError.
+    """
+    if config.mask is None and config.keep is None:
+        return False
+    if config.mask == config.keep:
+        return True
+    if needs_alpha(config):
+        return False
+    paint, keep = (
+        None if name is None else MaskFile(Path(name).expanduser(), option, config)
+        for option, name in (("mask", config.mask), ("keep", config.keep))
+    )
+    still = all(mask is None or mask.is_still for mask in (paint, keep))
+    for index in range(1 if still else config.max_frames or sys.maxsize):
+        asked = torch.ones(()) if paint is None else paint.white(index)
+        kept = torch.zeros(()) if keep is None else keep.white(index)
+        if asked is None or kept is None:
+            break
+        fits = asked.shape == kept.shape or paint is None or keep is None
+        if not fits or bool((asked * (1.0 - kept)).any()):
+            return False  # what does not fit is told where it is held against a frame
+    return True
+
+
 def needs_alpha(config: RenderConfig) -> bool:
     """Whether the input's opacity has to be read."""
     return ALPHA in (config.mask, config.keep)
@@ -88,13 +116,25 @@ class MaskFile:
         self._next = 0
         """Number of the mask that comes next out of `_masks`; 0 before it is opened."""
 
+    @property
+    def is_still(self) -> bool:
+        """Whether one picture holds for all frames."""
+        return self._still is not None
+
     def of(self, frame: Frame) -> Tensor:
         """float [H, W]: 1 where the mask is white. Raises UsageError where it does not fit `frame`."""
         return (self.grey(frame) >= HALF).float()
 
+    def white(self, index: int) -> Tensor | None:
+        """float [H, W]: 1 where mask number `index` is white; None after the last."""
+        grey = self._at(index)
+        return None if grey is None else (grey >= HALF).float()
+
     def grey(self, frame: Frame) -> Tensor:
         """float [H, W]: black is 0, white is 1."""
-        grey = self._still if self._still is not None else self._at(frame.index)
+        grey = self._at(frame.index)
+        if grey is None:
+            raise UsageError(f"The {self._option} {self._path} ends before frame {frame.index} of the clip.")
         if tuple(grey.shape) != frame.size:
             height, width = grey.shape
             raise UsageError(
@@ -103,8 +143,10 @@ class MaskFile:
             )
         return grey
 
-    def _at(self, index: int) -> Tensor:
-        """Mask number `index` of the same part of time as the clip."""
+    def _at(self, index: int) -> Tensor | None:
+        """Mask number `index` of the same part of time as the clip, None after the last."""
+        if self._still is not None:
+            return self._still
         if index < self._next or self._next == 0:
             config = self._config
             self._masks = ClipReader(
@@ -119,7 +161,7 @@ class MaskFile:
             self._next = 0
         found = next(itertools.islice(self._masks, index - self._next, None), None)
         if found is None:
-            raise UsageError(f"The {self._option} {self._path} ends before frame {index} of the clip.")
+            return None
         self._next = index + 1
         return _grey(found)
 

@@ -170,6 +170,11 @@ def resized(frames: Iterable[Frame], size: tuple[int, int]) -> Iterator[Frame]:
             yield Frame(rgb, frame.index, frame.pts, frame.time_base)
 
 
+def dis_occluded(flow: Flow) -> Tensor:
+    """bool [H, W]: pixels of which the flow (to the frame before) stays in the picture and yet is not to be trusted."""
+    return _inside(flow) & (_mask(flow) < HIDDEN)
+
+
 def metric_estimator(guided_by: str) -> FlowEstimator:
     """The estimator to measure with: DIS medium, or Farneback for a clip that DIS itself has guided."""
     return estimator_named("farneback" if guided_by.startswith("dis") else "dis")
@@ -246,7 +251,7 @@ class _Session:
             flow, warped = carried(*before)
             self.flicker.add(pictures, before[1].float(), flow.uv, _mask(flow))
             if self.ghost is not None:
-                self.ghost.add(pictures, warped, _inside(flow) & (_mask(flow) < HIDDEN))
+                self.ghost.add(pictures, warped, dis_occluded(flow))
 
     def _partner(self, lag: Lag) -> tuple[Frame, Tensor] | None:
         if lag == "first":

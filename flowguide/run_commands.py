@@ -6,7 +6,7 @@ import json as json_text
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -15,12 +15,13 @@ from .errors import FlowguideError, UsageError
 
 if TYPE_CHECKING:
     from .runs.batch import Entry
-    from .runs.clip import RenderReport, Request
+    from .runs.clip import RenderReport
+    from .runs.request import Request
 
 
 def request(*, resume: bool, overwrite: bool, redo: str | None) -> Request:
     """The three flags as one request. Raises UsageError where they contradict."""
-    from .runs.clip import Request
+    from .runs.request import Request
 
     if sum([resume, overwrite, redo is not None]) > 1:
         raise UsageError("--resume, --overwrite and --redo exclude each other; give one of them.")
@@ -69,8 +70,8 @@ def render_one(
 
 def stream_raw(source: Path, options: RenderConfig, request: Request, *, as_json: bool) -> None:
     """Paint one clip to standard output as raw frames."""
-    from .runs.clip import Request
     from .runs.raw import STDOUT, stream_raw
+    from .runs.request import Request
     from .terminal import reporter
 
     if as_json or request != Request():
@@ -90,9 +91,11 @@ def resume_command(run: Path, /, *, json: bool = False) -> None:
     json
         Progress and result as one JSON object per line.
     """
-    from .config import render_config
-    from .runs.clip import Request
+    from .config import render_config, steady_config
+    from .runs.identity import is_steadied
     from .runs.journal import Journal
+    from .runs.request import Request
+    from .steady_command import steady_one
 
     if run.is_dir() and run.suffix != ".run":
         runs = sorted(run.glob("*.run"))
@@ -104,8 +107,12 @@ def resume_command(run: Path, /, *, json: bool = False) -> None:
     if not journal.exists:
         raise UsageError(f"{journal.folder} is no run of flowguide; name an output or its folder OUTPUT.run.")
     known = journal.run
-    source, settings = Path(known["source_path"]), render_config(known["settings"])
-    render_one(source, output, settings, Request(resume=True), known["segment_frames"], as_json=json)
+    source, length, asked = Path(known["source_path"]), known["segment_frames"], Request(resume=True)
+    if is_steadied(known):
+        stylised = Path(known["stylised_path"])
+        steady_one(source, stylised, output, steady_config(known["settings"]), asked, length, as_json=json)
+        return
+    render_one(source, output, render_config(known["settings"]), asked, length, as_json=json)
 
 
 def show_command(output: Path, /, *, json: bool = False) -> None:
@@ -118,27 +125,38 @@ def show_command(output: Path, /, *, json: bool = False) -> None:
     json
         The whole manifest as one JSON object.
     """
-    from .config import render_config
+    from .config import SteadyConfig, render_config, steady_config
+    from .runs.identity import is_steadied
     from .runs.manifest import read_manifest
 
     content = read_manifest(output)
     if json:
         print(json_text.dumps(content, indent=2, ensure_ascii=False))
         return
-    settings = render_config(content["settings"])
+    settings: RenderConfig | SteadyConfig
+    if is_steadied(content):
+        settings = steady_config(content["settings"])
+        print(f"steadied: {content['stylised'].get('name')}")
+    else:
+        settings = render_config(content["settings"])
     print(f"source: {content['source'].get('name')}")
-    for name, field in RenderConfig.model_fields.items():
+    for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)
         if value != field.default or name in ("prompt", "model", "seed"):
             print(f"{name}: {value}")
-    for name in ("frames", "seconds", "flow", "flowguide"):
-        print(f"{name}: {content.get(name)}")
+    for name in ("frames", "shots", "seconds", "flow", "flowguide"):
+        if name in content:
+            print(f"{name}: {content[name]}")
+    for note in content.get("notes", []):
+        print(f"note: {note}")
     for again in content.get("painted_again", []):
         print(f"painted again: {again}")
 
 
-def rerun_command(output: Path, target: Path, /, *, source: Path | None = None, json: bool = False) -> None:
-    """Paint the source of a video of flowguide again, with the same settings.
+def rerun_command(
+    output: Path, target: Path, /, *, source: Path | None = None, stylised: Path | None = None, json: bool = False
+) -> None:
+    """Make a video of flowguide again, from the same clips with the same settings.
 
     Parameters
     ----------
@@ -148,24 +166,41 @@ def rerun_command(output: Path, target: Path, /, *, source: Path | None = None, 
         The video to write.
     source
         The source, where it is not beside OUTPUT under its old name.
+    stylised
+        The painted clip that OUTPUT was steadied from, likewise.
     json
         Progress and result as one JSON object per line.
     """
-    from .config import render_config
-    from .runs.clip import Request
-    from .runs.identity import source_digest
+    from .config import render_config, steady_config
+    from .runs.identity import is_steadied
     from .runs.manifest import read_manifest
+    from .runs.request import Request
+    from .steady_command import steady_one
 
     content = read_manifest(output)
-    found = source or output.parent / str(content["source"].get("name"))
-    if not found.exists():
-        raise UsageError(f"The source {found} does not exist; name it with --source.")
-    if source_digest(found) != content["source"].get("sha256"):
-        raise UsageError(f"{found} is not the source that {output} was made from; name it with --source.")
+    if stylised is not None and not is_steadied(content):
+        raise UsageError(f"{output} was painted from its source alone; leave --stylised out.")
+    found = _made_from(output, content, "source", source)
     if target.exists() and not target.is_dir():
         raise UsageError(f"{target} is there already; choose another name, or remove it.")
-    settings = render_config(content["settings"])
-    render_one(found, target, settings, Request(), content.get("segment_frames"), as_json=json)
+    length = content.get("segment_frames")
+    if is_steadied(content):
+        painted = _made_from(output, content, "stylised", stylised)
+        steady_one(found, painted, target, steady_config(content["settings"]), Request(), length, as_json=json)
+        return
+    render_one(found, target, render_config(content["settings"]), Request(), length, as_json=json)
+
+
+def _made_from(output: Path, content: Mapping[str, Any], part: str, given: Path | None) -> Path:
+    """The clip that `output` was made from, as its manifest knows it. Raises UsageError where it is not the same."""
+    from .runs.identity import source_digest
+
+    found = given or output.parent / str(content[part].get("name"))
+    if not found.exists():
+        raise UsageError(f"The {part} {found} does not exist; name it with --{part}.")
+    if source_digest(found) != content[part].get("sha256"):
+        raise UsageError(f"{found} is not the {part} that {output} was made from; name it with --{part}.")
+    return found
 
 
 def batch(
@@ -309,8 +344,8 @@ def try_command(
         Progress and result as one JSON object per line.
     """
     from .config import changed
-    from .runs.clip import Request
     from .runs.journal import Journal
+    from .runs.request import Request
 
     target = output or Path(f"{source.stem}-try.mp4")
     if frames < 1:

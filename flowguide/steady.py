@@ -6,7 +6,8 @@ result is a given pixel, moved; none is invented.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -51,6 +52,11 @@ class Steadier:
         )
         self._given: dict[int, Frame] = {}
 
+    @property
+    def flow_name(self) -> str:
+        """Name of the flow estimator in use."""
+        return self._flow.name
+
     def __call__(self, source: Iterable[Frame], painted: Iterable[Frame]) -> Iterator[Finished]:
         """The finished frames in order. Ends with the shorter of the two. Raises UsageError for different sizes."""
         for frame, given in zip(source, painted, strict=False):
@@ -75,6 +81,21 @@ class Steadier:
     def end(self) -> Iterator[Finished]:
         """Finish what waits; the next frame begins a new shot."""
         yield from self._noted(self._anchors.end_shot())
+
+    def settle(self) -> Iterator[Finished]:
+        """Finish what waits, the last frame as an anchor; the shot may go on."""
+        yield from self._noted(self._anchors.settle())
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs to go on with the next frame, bit by bit; nothing may wait (see `settle`)."""
+        return {"shots": self.shots, "cuts": self._cuts.state(), "guidance": self._anchors.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on after the frame at which `state` was taken, with the same settings and the same clips."""
+        self.shots = state["shots"]
+        self._given.clear()
+        self._cuts.restore(state["cuts"])
+        self._anchors.restore(state["guidance"])
 
     def _noted(self, finished: Iterator[Finished]) -> Iterator[Finished]:
         for done in finished:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_text
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,9 +10,7 @@ from cyclopts import Parameter
 from .config import SteadyConfig
 
 if TYPE_CHECKING:
-    from .guidance.anchors import Finished
-
-TELL_EVERY_SECONDS = 5.0
+    from .runs.request import Request
 
 
 def steady_command(
@@ -25,7 +20,10 @@ def steady_command(
     /,
     *,
     options: Annotated[SteadyConfig, Parameter(name="*")] = SteadyConfig(),  # noqa: B008
+    config: Path | None = None,
+    resume: bool = False,
     overwrite: bool = False,
+    segment_frames: int | None = None,
     json: bool = False,
 ) -> None:
     """Make STYLISED, painted from SOURCE by any tool, as steady as SOURCE; no model is needed.
@@ -38,47 +36,51 @@ def steady_command(
         The painted clip. Offset and frame rate are found where they differ from SOURCE's.
     output
         The video to write; its suffix chooses the container.
+    config
+        TOML file with a [steady] table of the options below; options given here go over it.
+    resume
+        Go on with an interrupted run of OUTPUT; begin where there is none.
     overwrite
-        Replace OUTPUT.
+        Replace OUTPUT, and give up an unfinished run of it.
+    segment_frames
+        Frames per segment: what an interrupted run steadies again at most. The last frame of each is an anchor.
+        Default: 48.
     json
-        The result as one JSON object.
+        Progress and result as one JSON object per line.
     """
+    from .run_commands import request
+
+    asked = request(resume=resume, overwrite=overwrite, redo=None)
+    steady_one(source, stylised, output, options, asked, segment_frames, as_json=json)
+
+
+def steady_one(
+    source: Path,
+    stylised: Path,
+    output: Path,
+    options: SteadyConfig,
+    request: Request,
+    segment_frames: int | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Steady one clip and report on it."""
+    from .machine import keep_freed_memory
+    from .runs.clip import SEGMENT_FRAMES
     from .runs.steady import steady_clip
+    from .terminal import reporter
 
-    progress = _Progress()
-    report = steady_clip(source, stylised, output, config=options, overwrite=overwrite, on_frame=progress.frame)
-    if json:
-        print(json_text.dumps({"event": "done", **_plain(vars(report))}))
-        return
-    print(
-        f"{_counted(report.frames, 'frame')}, {_counted(report.shots, 'shot')}, "
-        f"{_counted(len(report.anchors), 'anchor')}, "
-        f"{report.confident_share:.0%} carried, {report.seconds:.1f} s: {report.output}",
-        file=sys.stderr,
-    )
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-class _Progress:
-    """A line every few seconds."""
-
-    def __init__(self) -> None:
-        self._began = self._last = time.perf_counter()
-        self._frames = 0
-
-    def frame(self, finished: Finished) -> None:
-        self._frames += 1
-        now = time.perf_counter()
-        if now - self._last >= TELL_EVERY_SECONDS:
-            self._last = now
-            print(f"frame {self._frames}, {self._frames / (now - self._began):.2f} fps", file=sys.stderr, flush=True)
-
-
-def _plain(values: dict[str, object]) -> dict[str, object]:
-    return {
-        key: str(value) if isinstance(value, Path) else vars(value) if key == "alignment" else value
-        for key, value in values.items()
-    }
+    keep_freed_memory()
+    with reporter(stylised, output, as_json=as_json) as report:
+        done = steady_clip(
+            source,
+            stylised,
+            output,
+            config=options,
+            request=request,
+            segment_frames=SEGMENT_FRAMES if segment_frames is None else segment_frames,
+            on_start=report.started,
+            on_frame=report.frame,
+            should_stop=report.stop_asked,
+        )
+        report.done(done)

@@ -107,6 +107,13 @@ def beginning_of(config: RenderConfig) -> RenderConfig:
     return changed(config, init="blend", init_weight=1.0)
 
 
+def read_ahead(config: RenderConfig) -> int:
+    """Frames whose flow is found ahead. Under `anchors` as many as may wait for one: while it is painted, nothing else
+    needs the other cores."""
+    most = config.anchor_frames if config.strategy == "anchors" else 0
+    return max(config.lookahead, most) if config.lookahead else 0
+
+
 def later_of(config: RenderConfig, parts: Parts) -> Later | None:
     """The strategy of `config` where it needs frames ahead. Raises UsageError for settings that exclude each other."""
     _tell_of_unused(config)

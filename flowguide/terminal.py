@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -49,9 +50,8 @@ class Reporter:
         self._expected = _left(start)
         self._began = time.perf_counter()
         height, width = start.size
-        self.say(
-            f"{self._source} -> {self._output}: {width}x{height}, {start.model} on {start.device} in {start.dtype}"
-        )
+        by = f"{start.model} on {start.device} in {start.dtype}" if start.model else "no model"
+        self.say(f"{self._source} -> {self._output}: {width}x{height}, {by}")
         if start.done:
             self.say(f"{start.done} frames are there already.")
 
@@ -62,9 +62,10 @@ class Reporter:
         for loss in report.losses:
             self.say(loss)
         shots = "1 shot" if report.shots == 1 else f"{report.shots} shots"
+        rate = f"{report.seconds:.1f} s, {report.frames_per_second:.2f} fps"
         self.say(
-            f"{report.frames} frames, {shots}, {report.seconds:.1f} s, {report.frames_per_second:.2f} fps: "
-            f"{report.output}" + (f" ({report.painted} frames painted now)" if report.painted < report.frames else "")
+            f"{', '.join([f'{report.frames} frames', shots, *report.told, rate])}: {report.output}"
+            + (f" ({report.painted} frames painted now)" if report.painted < report.frames else "")
         )
 
     def say(self, text: str) -> None:
@@ -124,17 +125,11 @@ class JsonReporter(Reporter):
         )
 
     def done(self, report: RenderReport) -> None:
-        self._emit(
-            "done",
-            output=str(report.output),
-            manifest=str(report.manifest),
-            frames=report.frames,
-            painted=report.painted,
-            shots=report.shots,
-            seconds=round(report.seconds, 3),
-            fps=round(report.frames_per_second, 3),
-            losses=report.losses,
-        )
+        values = asdict(report)
+        stages = {name: round(seconds, 4) for name, seconds in report.stage_seconds.items()}
+        values |= {"output": str(report.output), "manifest": str(report.manifest), "stage_seconds": stages}
+        values |= {"seconds": round(report.seconds, 3), "fps": round(report.frames_per_second, 3)}
+        self._emit("done", **values)
 
     def _emit(self, event: str, **content: Any) -> None:
         print(json.dumps({"event": event, **content}), flush=True)

@@ -6,9 +6,13 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from kill_server import KillServer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -51,3 +55,15 @@ def data() -> Path:
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A latent diffusion checkpoint of a few thousand random weights in diffusers layout."""
     return save_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[KillServer]:
+    """Runs that can be killed."""
+    from kill_server import KillServer  # what it imports takes seconds
+
+    if not hasattr(os, "fork"):
+        pytest.skip("this system has no fork")
+    server = KillServer()
+    yield server
+    server.close()

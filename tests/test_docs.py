@@ -17,7 +17,7 @@ import torch
 
 import flowguide
 from flowguide.cli import app
-from flowguide.config import RenderConfig
+from flowguide.config import RenderConfig, SteadyConfig
 from flowguide.types import Frame
 from flowguide.video import ClipWriter, probe
 
@@ -124,13 +124,23 @@ def options_page() -> str:
         "Made from `flowguide/config.py`. On the command line with dashes (`--flow-weight`), in a TOML file under",
         "`[render]` and in Python with underscores, in the environment as `FLOWGUIDE_RENDER_…`.",
         "",
-        "| option | default | what it does |",
-        "|---|---|---|",
+        *options_table(RenderConfig),
+        "",
+        "# Options of `flowguide steady`",
+        "",
+        "Likewise; in a TOML file under `[steady]`, in the environment as `FLOWGUIDE_STEADY_…`.",
+        "",
+        *options_table(SteadyConfig),
     ]
-    for name, field in RenderConfig.model_fields.items():
+    return "\n".join(lines) + "\n"
+
+
+def options_table(config: type[RenderConfig | SteadyConfig]) -> list[str]:
+    lines = ["| option | default | what it does |", "|---|---|---|"]
+    for name, field in config.model_fields.items():
         default = "" if field.default is None else f"`{field.default!r}`" if field.default != () else "none"
         lines.append(f"| `{name}` | {default} | {field.description} |".replace("||", "| |"))
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def test_every_option_is_documented() -> None:

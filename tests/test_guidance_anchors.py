@@ -12,7 +12,7 @@ from torch import Tensor
 from flowguide import ops
 from flowguide.config import SteadyConfig
 from flowguide.errors import UnknownName, UsageError
-from flowguide.guidance.anchors import Finished
+from flowguide.guidance.anchors import Anchors, Finished
 from flowguide.guidance.detail import detail, restored
 from flowguide.guidance.rules import Coverage, Edges, Every, Given, anchor_rule, check_given
 from flowguide.guidance.seams import joined
@@ -223,6 +223,26 @@ def test_memory_is_that_of_a_window() -> None:
         list(steadier.add(frame, given))
         assert len(steadier._given) < 6
         assert len(steadier._anchors._origins) <= 4
+
+
+def test_threads_change_nothing() -> None:
+    """Neither the pictures nor their order, where frames are carried beside the painting of the next anchor."""
+    source = panned_source(23, 1)
+    painted = [ops.to_model(noise(index)[None])[0] for index in range(23)]
+
+    def all_of_it(threads: int, explain: bool) -> list[Finished]:
+        anchors = Anchors(
+            KnownFlow(pan(1.0)), Every(5), lambda frame, known: painted[frame.index], threads=threads, explain=explain
+        )
+        return [*(done for frame in source for done in anchors.add(frame)), *anchors.end_shot()]
+
+    alone, together = all_of_it(1, False), all_of_it(3, True)
+    assert [done.frame.index for done in alone] == list(range(23))
+    assert [done.frame.index for done in together] == list(range(23))
+    assert [done.is_anchor for done in alone] == [done.is_anchor for done in together]
+    assert all(torch.equal(one.picture, other.picture) for one, other in zip(alone, together, strict=True))
+    assert all(done.carried is None for done in alone)
+    assert [done.carried is None for done in together] == [True, *[False] * 22], "the first frame is all its own"
 
 
 def test_detail_that_a_warp_took_is_given_back() -> None:

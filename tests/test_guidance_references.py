@@ -85,42 +85,42 @@ def test_a_hole_is_filled_as_bright_as_what_is_around_it() -> None:
     assert bool(found.isfinite().all())
 
 
+class Asked(TrueFlow):
+    """Keeps which flows it was asked for."""
+
+    def __init__(self, flow: Callable[[int, int], tuple[Flow, Tensor]]):
+        super().__init__(flow)
+        self.asked: list[tuple[int, int]] = []
+
+    def both(self, at: Frame, to: Frame) -> tuple[Flow, Flow]:
+        self.asked.append((at.index, to.index))
+        return super().both(at, to)
+
+
 def test_further_frames_are_not_asked_where_the_closest_knows_enough() -> None:
     scene = translation((64, 96), (0.0, 0.0), frames=4)
-    asked = []
-
-    class Asked(TrueFlow):
-        def both(self, at: Frame, to: Frame) -> tuple[Flow, Flow]:
-            asked.append((at.index, to.index))
-            return super().both(at, to)
-
-    guidance = References(Asked(scene.flow), RenderConfig(), 8, StageClock())
+    flow = Asked(scene.flow)
+    guidance = References(flow, RenderConfig(), 8, StageClock())
     for frame in scene.frames():
         source = model_picture(frame)
         guidance.remember(frame, source, source, guidance.carry(frame, source))
-    assert asked == [(1, 0), (2, 1), (3, 2)]
+    assert flow.asked == [(1, 0), (2, 1), (3, 2)]
 
 
 def test_flows_are_estimated_once_and_turned_round() -> None:
     scene = translation((32, 48), (2.0, 1.0), frames=3)
-    calls = []
-
-    class Counted(TrueFlow):
-        def both(self, at: Frame, to: Frame) -> tuple[Flow, Flow]:
-            calls.append((at.index, to.index))
-            return super().both(at, to)
-
-    kept = KeptFlows(Counted(scene.flow))
+    flow = Asked(scene.flow)
+    kept = KeptFlows(flow)
     first, second, _ = scene.frames()
     there, back = kept.both(second, first)
     assert kept.both(second, first) == (there, back)
     assert kept.both(first, second) == (back, there)
     other = Frame(first.rgb.clone(), first.index)
     kept.both(second, other)
-    assert calls == [(1, 0), (1, 0)], "another picture under the same number is another pair"
+    assert flow.asked == [(1, 0), (1, 0)], "another picture under the same number is another pair"
     kept.drop()
     kept(second, first)
-    assert len(calls) == 3
+    assert len(flow.asked) == 3
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +9,19 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from going_on import decoded, goes_on_bit_by_bit, resumed_equals_whole, written
+from textures import passing
 
 import flowguide
 from flowguide.config import render_config
 from flowguide.diffusion.checkpoint import Checkpoint, load_checkpoint
 from flowguide.diffusion.samplers import step_table
-from flowguide.errors import Interrupted, UsageError
+from flowguide.errors import UsageError
 from flowguide.guidance.seed_v1 import SeedV1
 from flowguide.renderer import Renderer
 from flowguide.runs.state_file import load_state, pack, save_state
 from flowguide.timing import StageClock
 from flowguide.types import Flow, Frame
-from flowguide.video import ClipReader, ClipWriter
 
 HEIGHT, WIDTH = 73, 105
 
@@ -32,15 +32,7 @@ def checkpoint(tiny_checkpoint: Path) -> Checkpoint:
 
 
 def pan(count: int, cut_at: int | None = None) -> list[Frame]:
-    """A camera that moves right by 1 px a frame, over another texture from `cut_at` on; an odd size."""
-    frames = []
-    for index in range(count):
-        seed = 0 if cut_at is None or index < cut_at else 1
-        coarse = np.random.default_rng(seed).random((24, 60, 3), dtype=np.float32)
-        whole = (cv2.resize(coarse, (480, 192), interpolation=cv2.INTER_CUBIC).clip(0, 1) * 255).astype(np.uint8)
-        picture = whole[40 : 40 + HEIGHT, 30 + index : 30 + index + WIDTH]
-        frames.append(Frame(torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))), index, 3 * index))
-    return frames
+    return passing(count, (HEIGHT, WIDTH), () if cut_at is None else (cut_at,))
 
 
 def renderer(checkpoint: Checkpoint, **options: Any) -> Renderer:
@@ -73,45 +65,17 @@ def test_carried_frames_show_what_the_anchor_shows(checkpoint: Checkpoint) -> No
 def test_a_restored_renderer_goes_on_bit_by_bit(
     checkpoint: Checkpoint, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    """Each call finishes what it was given, so a run may stop between two calls and nowhere else."""
     frames = pan(12, cut_at=8)
-    whole = renderer(checkpoint, **options)
-    expected = [styled.picture.clone() for part in (frames[:6], frames[6:]) for styled in whole(part)]
-    before = renderer(checkpoint, **options)
-    assert len(list(before(frames[:6]))) == 6
-    save_state(tmp_path / "state", pack(before.state()))
-    after = renderer(checkpoint, **options)
-    after.restore(load_state(tmp_path / "state"))
-    for styled, picture in zip(after(frames[6:]), expected[6:], strict=True):
-        assert torch.equal(styled.picture, picture), styled.source.index
+    goes_on_bit_by_bit(lambda: renderer(checkpoint, **options), frames, 6, tmp_path)
 
 
 def test_an_interrupted_run_is_gone_on_with(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    source = tmp_path / "in.mkv"
-    with ClipWriter(
-        source, size=(HEIGHT, WIDTH), time_base=Fraction(1, 25), frame_rate=Fraction(25), codec="ffv1"
-    ) as writer:
-        for frame in pan(11):
-            writer.write(Frame(frame.rgb, frame.index, frame.index, Fraction(1, 25)))
     options: dict[str, Any] = {
         "model": str(tiny_checkpoint), "steps": 4, "strategy": "anchors", "anchors": "4", "codec": "ffv1",
         "segment_frames": 6,
     }  # fmt: skip
-    flowguide.render(source, tmp_path / "whole.mkv", **options)
-    seen: list[int] = []
-    with pytest.raises(Interrupted):
-        flowguide.render(
-            source,
-            tmp_path / "parts.mkv",
-            on_frame=lambda styled: seen.append(styled.source.index),
-            should_stop=lambda: len(seen) == 8,
-            **options,
-        )
-    flowguide.render(source, tmp_path / "parts.mkv", request=flowguide.Request(resume=True), **options)
-    with ClipReader(tmp_path / "whole.mkv") as one, ClipReader(tmp_path / "parts.mkv") as other:
-        pictures = [(a.rgb, b.rgb) for a, b in zip(one, other, strict=True)]
-    assert len(pictures) == 11
-    assert all(torch.equal(a, b) for a, b in pictures)
+    source = written(tmp_path / "in.mkv", pan(11), codec="ffv1")
+    assert len(decoded(resumed_equals_whole(source, tmp_path, "out.mkv", options, stop=8))) == 11
 
 
 def test_what_needs_the_frame_before_is_refused(checkpoint: Checkpoint) -> None:
@@ -131,10 +95,7 @@ def test_without_guidance_every_frame_is_painted(checkpoint: Checkpoint) -> None
 
 
 def test_absent_anchors_are_refused_before_anything_is_painted(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    source = tmp_path / "in.mkv"
-    with ClipWriter(source, size=(HEIGHT, WIDTH), time_base=Fraction(1, 25), frame_rate=Fraction(25)) as writer:
-        for frame in pan(4):
-            writer.write(Frame(frame.rgb, frame.index, frame.index, Fraction(1, 25)))
+    source = written(tmp_path / "in.mkv", pan(4))
     options: dict[str, Any] = {"model": str(tiny_checkpoint), "strategy": "anchors", "anchors": "frames:0,9"}
     with pytest.raises(UsageError, match=r"frame 9, but the clip has frames 0 to 3"):
         flowguide.render(source, tmp_path / "out.mkv", max_frames=4, **options)

@@ -20,7 +20,7 @@ from flowguide.diffusion.checkpoint import Checkpoint, load_checkpoint
 from flowguide.diffusion.semantics import Likeness
 from flowguide.errors import ModelError, UsageError
 from flowguide.guidance.expressions import Expression
-from flowguide.guidance.source import Aims, Knob, SourcePull, Strength
+from flowguide.guidance.source import Aims, Knob, SourcePull, Strength, knobs_of
 from flowguide.guidance.source_terms import DepthTerm, SemanticTerm, edges
 from flowguide.renderer import Renderer
 from flowguide.types import Frame, Guide
@@ -62,6 +62,22 @@ def test_expressions_are_arithmetic(text: str, t: float, value: float) -> None:
 def test_expressions_are_nothing_else(text: str) -> None:
     with pytest.raises(UsageError, match="is no expression of t"):
         Expression(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("t_nope", r"'t_nope' is the weight 't' where the mask 'nope' is white, .*nope does not exist.*underscore"),
+        ("nope", r"The weight 'nope' is no expression of t"),
+        ("1:nope", r"The weight 'nope' is no expression of t"),
+    ],
+)
+def test_what_is_no_weight_is_told_with_its_option(text: str, says: str) -> None:
+    with pytest.raises(UsageError, match=f"^--edge-stabilization-weight:? {says}"):
+        knobs_of(RenderConfig(edge_stabilization_weight=text))
+    knob = knobs_of(RenderConfig(edge_stabilization_weight="1/t"))["edge"]
+    with pytest.raises(UsageError, match=r"^--edge-stabilization-weight: .* divides by zero at t = 0 s"):
+        knob.at(Frame(torch.zeros(3, 8, 8, dtype=torch.uint8), 0))
 
 
 @given(draw.text(max_size=40))

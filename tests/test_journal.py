@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import json
 import os
 import random
@@ -13,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -22,12 +20,13 @@ import av
 import numpy as np
 import pytest
 import torch
-from kill_server import POINTS, KillServer
+from going_on import decoded, resumed_equals_whole, stop_after
+from kill_server import Job, KillServer, killed_at_points, killed_at_random, killed_before_each_call
 
 import flowguide
 from flowguide.errors import FlowguideError, Interrupted, UsageError
-from flowguide.runs.clip import Request
 from flowguide.runs.journal import Journal
+from flowguide.runs.request import Request
 from flowguide.types import Frame
 from flowguide.video import ClipReader, ClipWriter
 
@@ -64,11 +63,6 @@ def undisturbed(clip: Path, options: dict[str, Any], tmp_path_factory: pytest.Te
 def frames_of(path: Path) -> list[tuple[Fraction, str]]:
     with ClipReader(path) as reader:
         return [(f.pts * f.time_base, hashlib.sha256(f.rgb.numpy().tobytes()).hexdigest()) for f in reader]
-
-
-def stop_after(count: int) -> dict[str, Any]:
-    seen: list[int] = []
-    return {"on_frame": lambda styled: seen.append(1), "should_stop": lambda: len(seen) == count}
 
 
 def copied(undisturbed: Path, folder: Path) -> Path:
@@ -188,15 +182,7 @@ def test_a_damaged_segment_or_state_is_painted_again(
 @pytest.mark.parametrize("name", ["out.gif", "out.webp", "out_%03d.png", "out.mkv"])
 def test_every_kind_of_output_resumes(clip: Path, options: dict[str, Any], tmp_path: Path, name: str) -> None:
     short = {**options, "segment_frames": 2, "max_frames": 5}
-    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    whole.mkdir()
-    resumed.mkdir()
-    flowguide.render(clip, whole / name, **short)
-    with pytest.raises(Interrupted):
-        flowguide.render(clip, resumed / name, **short, **stop_after(3))
-    flowguide.render(clip, resumed / name, **short, request=RESUME)
-    assert frames_of(resumed / name) == frames_of(whole / name)
-    assert len(frames_of(whole / name)) == 5
+    assert len(decoded(resumed_equals_whole(clip, tmp_path, name, short))) == 5
 
 
 def test_a_run_begins_clean_after_a_clearing_that_was_cut_off(
@@ -218,80 +204,36 @@ def test_two_processes_do_not_write_one_run(clip: Path, options: dict[str, Any],
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[KillServer]:
-    if not hasattr(os, "fork"):
-        pytest.skip("this system has no fork")
-    server = KillServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="module")
 def tiny(options: dict[str, Any]) -> dict[str, Any]:
     """Options of a run that is short, and yet has several segments."""
     return {**options, "steps": 2, "max_frames": 5, "segment_frames": 2}
 
 
 @pytest.fixture(scope="module")
-def tiny_frames(clip: Path, tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+def job(clip: Path, tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Job:
     output = tmp_path_factory.mktemp("tiny") / "out.mp4"
     flowguide.render(clip, output, **tiny)
-    return frames_of(output)
+    return Job([clip], tiny, decoded(output))
 
 
 def test_runs_killed_at_every_kind_of_point_resume_to_the_same_frames(
-    clip: Path, tiny: dict[str, Any], tiny_frames: list[Any], server: KillServer, tmp_path: Path
+    job: Job, server: KillServer, tmp_path: Path
 ) -> None:
     """Start-up, journal writes, joining, publishing, clearing up: each killed run is gone on with by the next."""
-    output = tmp_path / "out.mp4"
-    for point in POINTS:
-        assert server.run(clip, output, tiny, at=point) == -signal.SIGKILL, point
-    assert server.run(clip, output, tiny) == 0
-    assert frames_of(output) == tiny_frames
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.mp4", "out.mp4.json", "out.mp4.run"]
+    killed_at_points(server, job, tmp_path)
 
 
-def test_runs_killed_at_random_moments_resume_to_the_same_frames(
-    clip: Path, tiny: dict[str, Any], tiny_frames: list[Any], server: KillServer, tmp_path: Path
-) -> None:
-    moments, killed, round_number = random.Random(5), 0, 0
-    began = time.monotonic()
-    assert server.run(clip, tmp_path / "out.mp4", tiny) == 0
-    whole = time.monotonic() - began
-    while killed < KILLS:
-        folder = tmp_path / str(round_number)
-        folder.mkdir(exist_ok=True)
-        process = server.start(clip, folder / "out.mp4", tiny)
-        time.sleep(moments.uniform(0.0, 1.0) * whole)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
-        if server.wait() == -signal.SIGKILL:
-            killed += 1
-        else:
-            assert frames_of(folder / "out.mp4") == tiny_frames
-            round_number += 1
-    assert server.run(clip, folder / "out.mp4", tiny) == 0
-    assert frames_of(folder / "out.mp4") == tiny_frames
+def test_runs_killed_at_random_moments_resume_to_the_same_frames(job: Job, server: KillServer, tmp_path: Path) -> None:
+    killed_at_random(server, job, tmp_path, KILLS)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif("FLOWGUIDE_TEST_KILLS" not in os.environ, reason="FLOWGUIDE_TEST_KILLS asks for the long form")
 def test_runs_killed_before_each_call_of_the_file_system_resume_to_the_same_frames(
-    clip: Path, tiny: dict[str, Any], tiny_frames: list[Any], server: KillServer, tmp_path: Path
+    job: Job, server: KillServer, tmp_path: Path
 ) -> None:
-    """A run begun afresh for each call that it makes, killed right before that call, then resumed."""
-    for number in itertools.count(1):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        code = server.run(clip, folder / "out.mp4", tiny, at=f"event {number}")
-        if code == 0:
-            break
-        assert code == -signal.SIGKILL
-        assert server.run(clip, folder / "out.mp4", tiny) == 0, number
-        assert frames_of(folder / "out.mp4") == tiny_frames, number
-        shutil.rmtree(folder)
-    assert number > 50
+    assert killed_before_each_call(server, job, tmp_path) > 50
 
 
 def command(clip: Path, output: Path, options: dict[str, Any]) -> list[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from fractions import Fraction
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
 import torch
+from going_on import goes_on_bit_by_bit, resumed_equals_whole, written
 from test_guidance_render import pan
 
 import flowguide
@@ -21,7 +21,7 @@ from flowguide.errors import Interrupted, UsageError
 from flowguide.renderer import Renderer
 from flowguide.shot_lanes import ShotLanes
 from flowguide.types import Frame
-from flowguide.video import ClipReader, ClipWriter
+from flowguide.video import ClipReader
 
 CPU = torch.device("cpu")
 Pictures = list[torch.Tensor]
@@ -68,20 +68,14 @@ def test_shots_side_by_side_are_what_they_are_alone(checkpoint: Checkpoint, opti
     close(pictures(lanes, *parts), pictures(Renderer(config, checkpoint=checkpoint), *parts))
     counts = {count for (stage, count), _ in lanes._lanes.batches.items() if stage == "unet"}
     assert max(counts) == 3, "lanes fall into step"
-    assert min(counts) < 3, "and those that ended are waited for no longer"
+    if "anchors" not in options:  # which paint too few frames here for a lane to end before the others
+        assert min(counts) < 3, "and those that ended are waited for no longer"
 
 
-def test_a_run_in_lanes_goes_on_from_its_state(checkpoint: Checkpoint) -> None:
+def test_a_run_in_lanes_goes_on_from_its_state(checkpoint: Checkpoint, tmp_path: Path) -> None:
     frames = film(4, 3, 6)
     config = render_config(steps=8, noise="per-frame", lanes=2)
-    whole = ShotLanes(config, checkpoint=checkpoint)
-    expected = pictures(whole, frames[:9], frames[9:])
-    first = ShotLanes(config, checkpoint=checkpoint)
-    made = pictures(first, frames[:9])
-    second = ShotLanes(config, checkpoint=checkpoint)
-    second.restore(first.state())
-    made += pictures(second, frames[9:])
-    assert all(torch.equal(a, b) for a, b in zip(made, expected, strict=True))
+    goes_on_bit_by_bit(lambda: ShotLanes(config, checkpoint=checkpoint), frames, 9, tmp_path)
 
 
 def test_the_painter_too() -> None:
@@ -174,15 +168,6 @@ def test_calls_of_different_steps_share_a_batch(checkpoint: Checkpoint) -> None:
         )
 
 
-def clip(path: Path, frames: list[Frame]) -> Path:
-    with ClipWriter(
-        path, size=frames[0].size, time_base=Fraction(1, 25), frame_rate=Fraction(25), codec="ffv1"
-    ) as writer:
-        for index, frame in enumerate(frames):
-            writer.write(Frame(frame.rgb, index, index, Fraction(1, 25)))
-    return path
-
-
 def read(path: Path) -> Pictures:
     with ClipReader(path) as reader:
         return [frame.rgb for frame in reader]
@@ -191,7 +176,7 @@ def read(path: Path) -> Pictures:
 def test_clips_side_by_side_are_what_they_are_alone(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """Three clips of unequal length over two lanes, one of them broken, by the command; then each by itself."""
     for name, frames in (("a", film(5)), ("b", film(2)), ("d", film(4))):
-        clip(tmp_path / f"{name}.mkv", frames)
+        written(tmp_path / f"{name}.mkv", frames, codec="ffv1")
     (tmp_path / "c.mkv").write_bytes(b"no video")
     settings = {"model": str(tiny_checkpoint), "steps": 8, "dtype": "float32", "noise": "per-frame", "codec": "ffv1"}
     given = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
@@ -209,22 +194,12 @@ def test_clips_side_by_side_are_what_they_are_alone(tiny_checkpoint: Path, tmp_p
 
 
 def test_shots_of_a_clip_by_the_command_and_gone_on_with(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    source = clip(tmp_path / "in.mkv", film(4, 3, 5))
+    source = written(tmp_path / "in.mkv", film(4, 3, 5), codec="ffv1")
     options: dict[str, Any] = {
         "model": str(tiny_checkpoint), "steps": 8, "lanes": 3, "codec": "ffv1", "segment_frames": 8,
     }  # fmt: skip
-    flowguide.render(source, tmp_path / "whole.mkv", **options)
-    seen: list[int] = []
-    with pytest.raises(Interrupted):
-        flowguide.render(
-            source, tmp_path / "parts.mkv", on_frame=lambda styled: seen.append(styled.source.index),
-            should_stop=lambda: len(seen) == 9, **options,
-        )  # fmt: skip
-    assert seen == list(range(9))
-    flowguide.render(source, tmp_path / "parts.mkv", request=flowguide.Request(resume=True), **options)
+    resumed = resumed_equals_whole(source, tmp_path, "out.mkv", options, stop=9)
     alone = flowguide.render(source, tmp_path / "alone.mkv", **{**options, "lanes": 1})
     assert alone.shots == 3
-    whole = read(tmp_path / "whole.mkv")
-    assert all(torch.equal(a, b) for a, b in zip(whole, read(tmp_path / "parts.mkv"), strict=True))
-    pairs = zip(whole, read(tmp_path / "alone.mkv"), strict=True)
+    pairs = zip(read(resumed), read(tmp_path / "alone.mkv"), strict=True)
     assert max(int((a.int() - b.int()).abs().max()) for a, b in pairs) <= 1

@@ -10,16 +10,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from going_on import resumed_equals_whole, written
 from torch import Tensor
 
 import flowguide
 from flowguide.config import RenderConfig, render_config
 from flowguide.diffusion.checkpoint import Checkpoint, load_checkpoint
 from flowguide.errors import UsageError, VideoError
-from flowguide.masks import Region, needs_alpha, region_of
+from flowguide.masks import Region, leaves_nothing, needs_alpha, region_of
 from flowguide.renderer import Renderer
 from flowguide.types import Frame
-from flowguide.video import ClipReader, ClipWriter
+from flowguide.video import ClipReader
 
 HEIGHT, WIDTH, FRAMES = 45, 61, 5
 
@@ -51,12 +52,8 @@ def write(path: Path, mask: Tensor) -> Path:
 
 
 def write_video(path: Path, count: int) -> Path:
-    with ClipWriter(
-        path, size=(HEIGHT, WIDTH), time_base=Fraction(1, 25), frame_rate=Fraction(25), codec="ffv1"
-    ) as writer:
-        for index in range(count):
-            writer.write(Frame((disc(index) * 255).expand(3, -1, -1).contiguous(), index, index, Fraction(1, 25)))
-    return path
+    masks = [Frame((disc(index) * 255).expand(3, -1, -1).contiguous(), index) for index in range(count)]
+    return written(path, masks, codec="ffv1")
 
 
 def painted(checkpoint: Checkpoint, frames: list[Frame], **options: Any) -> list[Tensor]:
@@ -162,34 +159,44 @@ def test_opacity_comes_out_as_it_went_in(tiny_checkpoint: Path, tmp_path: Path, 
 
 
 def test_a_masked_run_is_gone_on_with(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    source = tmp_path / "in.mkv"
-    with ClipWriter(
-        source, size=(HEIGHT, WIDTH), time_base=Fraction(1, 25), frame_rate=Fraction(25), codec="ffv1"
-    ) as writer:
-        for frame in clip(6):
-            writer.write(frame)
+    source = written(tmp_path / "in.mkv", clip(6), codec="ffv1")
     mask = write_video(tmp_path / "mask.mkv", 6)
     options: dict[str, Any] = {
         "model": str(tiny_checkpoint), "steps": 2, "codec": "ffv1", "segment_frames": 2, "mask": str(mask),
     }  # fmt: skip
-    flowguide.render(source, tmp_path / "whole.mkv", **options)
-    seen: list[int] = []
-    with pytest.raises(flowguide.errors.Interrupted):
-        flowguide.render(
-            source,
-            tmp_path / "parts.mkv",
-            on_frame=lambda styled: seen.append(styled.source.index),
-            should_stop=lambda: len(seen) == 3,
-            **options,
-        )
-    flowguide.render(source, tmp_path / "parts.mkv", request=flowguide.Request(resume=True), **options)
-    with ClipReader(tmp_path / "whole.mkv") as one, ClipReader(tmp_path / "parts.mkv") as other:
-        pairs = list(zip(one, other, strict=True))
-    assert len(pairs) == 6
-    for whole, parts in pairs:
-        assert torch.equal(whole.rgb, parts.rgb)
-        around = ~disc(whole.index).bool()
-        assert torch.equal(whole.rgb[:, around], clip(6)[whole.index].rgb[:, around])
+    with ClipReader(resumed_equals_whole(source, tmp_path, "out.mkv", options)) as reader:
+        shown = list(reader)
+    assert len(shown) == 6
+    for frame in shown:
+        around = ~disc(frame.index).bool()
+        assert torch.equal(frame.rgb[:, around], clip(6)[frame.index].rgb[:, around])
     write_video(mask, 5)
     with pytest.raises(UsageError, match=r"files\.mask"):
-        flowguide.render(source, tmp_path / "parts.mkv", request=flowguide.Request(resume=True), **options)
+        flowguide.render(source, tmp_path / "parts" / "out.mkv", request=flowguide.Request(resume=True), **options)
+
+
+def test_masks_that_leave_nothing_are_told_once(
+    tiny_checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    black = write(tmp_path / "black.png", torch.zeros(HEIGHT, WIDTH, dtype=torch.uint8))
+    white = write(tmp_path / "white.png", torch.ones(HEIGHT, WIDTH, dtype=torch.uint8))
+    still, moving = write(tmp_path / "disc.png", disc(0)), write_video(tmp_path / "disc.mkv", FRAMES)
+    other = write_video(tmp_path / "other.mkv", FRAMES)
+    for left, masks in (
+        (False, {}),
+        (False, {"mask": still}),
+        (False, {"mask": moving, "keep": still}),
+        (False, {"mask": white, "keep": "alpha"}),
+        (True, {"mask": black}),
+        (True, {"keep": white}),
+        (True, {"mask": still, "keep": white}),
+        (True, {"mask": "alpha", "keep": "alpha"}),
+        (True, {"mask": moving, "keep": other}),
+        (True, {"mask": moving, "keep": still, "max_frames": 1}),
+    ):
+        assert leaves_nothing(render_config({name: str(value) for name, value in masks.items()})) == left, masks
+    source = written(tmp_path / "in.mkv", clip(), codec="ffv1")
+    options = {"model": str(tiny_checkpoint), "steps": 2, "codec": "ffv1", "segment_frames": 2}
+    flowguide.render(source, tmp_path / "out.mkv", mask=str(still), keep=str(still), **options)
+    told = [record.getMessage() for record in caplog.records if "nothing is left" in record.getMessage()]
+    assert told == [f"--mask {still} and --keep {still}: nothing is left to paint, so every frame stays as it is."]

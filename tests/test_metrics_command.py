@@ -17,8 +17,9 @@ from textures import panned, texture
 from flowguide import metrics_plot
 from flowguide.cli import main
 from flowguide.metrics import Report, measure
-from flowguide.runs.clip import Request, render
+from flowguide.runs.clip import render
 from flowguide.runs.manifest import read_manifest
+from flowguide.runs.request import Request
 from flowguide.types import Frame
 from flowguide.video import ClipWriter
 

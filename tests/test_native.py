@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from allocations import allocations, counts_allocations
 
 from flowguide import dispatch, ops
 
@@ -70,68 +71,23 @@ print(os.waitpid(child, 0)[1])
     assert done.stdout.strip() == "0"
 
 
-COUNTER = """
-#include <atomic>
-#include <cstddef>
-extern "C" {
-void* __libc_malloc(size_t);
-void* __libc_calloc(size_t, size_t);
-void* __libc_realloc(void*, size_t);
-void* __libc_memalign(size_t, size_t);
-static std::atomic<long> large{0};
-long large_allocations() { return large; }
-static size_t counted(size_t size) { large += size >= 4096; return size; }
-void* malloc(size_t size) { return __libc_malloc(counted(size)); }
-void* calloc(size_t count, size_t size) { counted(count * size); return __libc_calloc(count, size); }
-void* realloc(void* p, size_t size) { return __libc_realloc(p, counted(size)); }
-void* memalign(size_t to, size_t size) { return __libc_memalign(to, counted(size)); }
-void* aligned_alloc(size_t to, size_t size) { return __libc_memalign(to, counted(size)); }
-int posix_memalign(void** p, size_t to, size_t size) {
-  *p = __libc_memalign(to, counted(size));
-  return *p ? 0 : 12;
-}
-}
-"""
 STEADY = """
-import ctypes, torch
 import ops as benchmark
 from flowguide import ops
 
-torch.set_num_threads(1)
-large = ctypes.CDLL(None).large_allocations
-large.restype = ctypes.c_long
-began = large()
-torch.empty(4096)
-print("an allocation is", large() - began)
 for case, arguments in benchmark.cases(128, 192, 1, "cpu", torch.float32).items():
     operation = getattr(ops, arguments.pop("name"))
     out = operation(**arguments, implementation="cpu")
-    for _ in range(3):
-        operation(**arguments, out=out, implementation="cpu")
-    began = large()
-    for _ in range(5):
-        operation(**arguments, out=out, implementation="cpu")
-    print(operation.__name__, large() - began)
+    count(f"{operation.__name__}: {case}", lambda: operation(**arguments, out=out, implementation="cpu"))
 """
 
 
 @native
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts allocations of the GNU C library")
-@pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
+@counts_allocations
 def test_no_operation_allocates_in_steady_state(tmp_path: Path) -> None:
-    source, counter = tmp_path / "counter.cpp", tmp_path / "counter.so"
-    source.write_text(COUNTER, encoding="utf-8")
-    subprocess.run(["c++", "-O1", "-shared", "-fPIC", source, "-o", counter], check=True)
-    settings = {"LD_PRELOAD": str(counter), "PYTHONPATH": str(ROOT / "benchmarks")}
-    done = subprocess.run(
-        [sys.executable, "-c", STEADY], cwd=ROOT, env=os.environ | settings, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    sees, *lines = done.stdout.splitlines()
-    assert sees == "an allocation is 1"
-    counted = [line.split() for line in lines]
-    assert {operation for operation, _ in counted} == set(ops.OPERATIONS)
-    assert [line for line in counted if line[1] != "0"] == []
+    counted = allocations(STEADY, tmp_path, PYTHONPATH=str(ROOT / "benchmarks"))
+    assert {name.split(":")[0] for name in counted} == set(ops.OPERATIONS)
+    assert {name: number for name, number in counted.items() if number} == {}
 
 
 @pytest.mark.slow

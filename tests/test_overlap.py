@@ -212,3 +212,16 @@ def test_threads_leave_a_core_unless_told(monkeypatch: pytest.MonkeyPatch) -> No
     assert machine.choose_threads(5) == 5
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     assert machine.choose_threads(0) == 8
+
+
+def test_more_threads_than_cores_are_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
+    machine._warn_of_more_than_cores.cache_clear()
+    for asked in (1, 2, 99, 99):
+        assert machine.choose_threads(asked) == asked
+    assert [record.getMessage() for record in caplog.records] == [
+        "99 threads were asked for and this process may use 2 cores: they wait for each other, so it is slower than "
+        "with 2; --threads 0 chooses."
+    ]

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from allocations import allocations, counts_allocations
 from test_guidance_render import pan
-from test_native import COUNTER, ROOT, native
+from test_native import native
 
 from flowguide import ops
 from flowguide.config import render_config
@@ -190,17 +187,10 @@ def test_frames_between_anchors_are_carried_by_a_program(checkpoint: Checkpoint)
 
 
 STEADY = """
-import ctypes, torch
-torch.set_num_threads(1)
 from flowguide.diffusion.program import FrameProgram, Networks, Settings, Volatile
 from flowguide.diffusion.conditioning import Condition
 from flowguide.diffusion.samplers import step_table
 
-large = ctypes.CDLL(None).large_allocations
-large.restype = ctypes.c_long
-began = large()
-torch.empty(4096)
-print("an allocation is", large() - began)
 latent, output, picture = torch.rand(1, 4, 24, 32), torch.rand(2, 4, 24, 32), torch.rand(1, 3, 192, 256)
 networks = Networks(lambda p: latent, lambda x, t, c: output, lambda z: picture)
 config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000,
@@ -216,31 +206,16 @@ for sampler in ("ddim", "dpm++-2m", "euler-a"):
     for kind, told in (("first", Volatile(rgb, noises, condition)),
                        ("guided", Volatile(rgb, noises, condition, **guided)), ("carried", carried)):
         program = FrameProgram(kind, networks, Settings(table, 2.0), told, torch.device("cpu"))
-        for _ in range(3):
-            program(told)
-        began = large()
-        for _ in range(5):
-            program(told)
-        print(sampler, kind, large() - began)
+        count(f"{sampler} {kind}", lambda: program(told))
 """
 
 
 @native
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts allocations of the GNU C library")
-@pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
+@counts_allocations
 def test_nothing_but_the_networks_takes_memory(tmp_path: Path) -> None:
-    source, counter = tmp_path / "counter.cpp", tmp_path / "counter.so"
-    source.write_text(COUNTER, encoding="utf-8")
-    subprocess.run(["c++", "-O1", "-shared", "-fPIC", source, "-o", counter], check=True)
-    done = subprocess.run(
-        [sys.executable, "-c", STEADY], cwd=ROOT, env=os.environ | {"LD_PRELOAD": str(counter)}, capture_output=True,
-        text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    sees, *lines = done.stdout.splitlines()
-    assert sees == "an allocation is 1"
-    assert len(lines) == 9
-    assert [line for line in lines if not line.endswith(" 0")] == []
+    counted = allocations(STEADY, tmp_path)
+    assert len(counted) == 9
+    assert {name: number for name, number in counted.items() if number} == {}
 
 
 @pytest.mark.gpu

@@ -24,10 +24,10 @@ from flowguide.cli import main
 from flowguide.config import RenderConfig, read_toml, render_config
 from flowguide.errors import FlowguideError
 from flowguide.run_commands import frame_range, seconds_of
-from flowguide.runs.clip import Request
 from flowguide.runs.durable import read_json, write_text
 from flowguide.runs.journal import Journal
 from flowguide.runs.manifest import read_manifest
+from flowguide.runs.request import Request
 from flowguide.types import Frame
 from flowguide.video import ClipReader, ClipWriter
 
@@ -298,3 +298,4 @@ def test_damaged_manifests_records_and_settings_are_one_sentence(
     for found in copy.records():
         assert found.pts
         assert len(found.pts) == len(found.order)
+        assert isinstance(sum(found.stage_seconds.values()) + found.seconds + found.carried, int | float)

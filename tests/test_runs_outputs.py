@@ -13,12 +13,13 @@ import av
 import numpy as np
 import pytest
 from coded_frames import SIZE, clicks_in, make_clicking
+from going_on import decoded, resumed_equals_whole
 from PIL import Image
 
 import flowguide
 from flowguide.cli import main
-from flowguide.errors import Interrupted, UsageError
-from flowguide.runs.clip import Request
+from flowguide.errors import UsageError
+from flowguide.runs.request import Request
 from flowguide.video import ClipReader, probe
 from flowguide.video.images import read_exr
 
@@ -34,32 +35,6 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def options(tiny_checkpoint: Path) -> dict[str, Any]:
     return {"model": str(tiny_checkpoint), "dtype": "float32", "steps": 2, "segment_frames": 2, "max_frames": 5}
-
-
-def stop_after(count: int) -> dict[str, Any]:
-    seen: list[int] = []
-    return {"on_frame": lambda styled: seen.append(1), "should_stop": lambda: len(seen) == count}
-
-
-def decoded(path: Path) -> list[tuple[Fraction, bytes, bytes | None]]:
-    with ClipReader(path, alpha=True, deep=True, pictures_per_second=Fraction(25)) as reader:
-        return [
-            (f.pts * f.time_base, f.rgb.numpy().tobytes(), None if f.alpha is None else f.alpha.numpy().tobytes())
-            for f in reader
-        ]
-
-
-def resumed_equals_whole(source: Path, folder: Path, name: str, options: dict[str, Any]) -> Path:
-    """Paint once in one go and once stopped in between; the whole output."""
-    whole, parts = folder / "whole", folder / "parts"
-    whole.mkdir()
-    parts.mkdir()
-    flowguide.render(source, whole / name, **options)
-    with pytest.raises(Interrupted):
-        flowguide.render(source, parts / name, **options, **stop_after(3))
-    flowguide.render(source, parts / name, **options, request=RESUME)
-    assert decoded(parts / name) == decoded(whole / name)
-    return whole / name
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,9 @@ import flowguide
 from flowguide.cli import main
 from flowguide.errors import FlowguideError, Interrupted
 from flowguide.machine import cache_folder
-from flowguide.runs.clip import Request
 from flowguide.runs.disk import SPARE_BYTES
 from flowguide.runs.profiles import KEPT, Profile, note_profile, profile_of, profiles_file, read_profiles
+from flowguide.runs.request import Request
 from flowguide.video import ClipReader, source
 
 RESUME = Request(resume=True)

@@ -58,9 +58,9 @@ def painted(source: list[Frame]) -> list[Frame]:
     return painted_from(source)
 
 
-def write(path: Path, frames: list[Frame], rate: int = 25) -> Path:
+def write(path: Path, frames: list[Frame], rate: int = 25, codec: str = "ffv1") -> Path:
     with ClipWriter(
-        path, size=frames[0].size, time_base=Fraction(1, rate), frame_rate=Fraction(rate), codec="ffv1"
+        path, size=frames[0].size, time_base=Fraction(1, rate), frame_rate=Fraction(rate), codec=codec
     ) as writer:
         for index, frame in enumerate(frames):
             writer.write(Frame(frame.rgb, index, index, Fraction(1, rate)))
@@ -173,14 +173,22 @@ def test_refusals_are_sentences(files: tuple[Path, Path], tmp_path: Path, painte
         steady_clip(files[0], write(tmp_path / "wide.mkv", wide), tmp_path / "o.mkv")
     with pytest.raises(UsageError, match="is the input itself"):
         steady_clip(*files, files[1])
+    told = [write(tmp_path / f"{index}.mp4", frames, codec="h264") for index, frames in enumerate((painted, painted))]
     with pytest.raises(UsageError, match=f"frame 99, but the clip has frames 0 to {COUNT - 1}"):
-        steady_clip(*files, tmp_path / "o.mkv", config=SteadyConfig(anchors="frames:0,99"))
+        steady_clip(*told, tmp_path / "o.mkv", config=SteadyConfig(anchors="frames:0,99"))
     with pytest.raises(UsageError, match="no frame in common at an offset of 400"):
         steady_clip(*files, tmp_path / "o.mkv", config=SteadyConfig(offset=400))
     assert not (tmp_path / "o.mkv").exists()
     (tmp_path / "there.mkv").touch()
     with pytest.raises(UsageError, match="there already"):
         steady_clip(*files, tmp_path / "there.mkv")
+
+
+def test_anchors_of_a_clip_that_is_shorter_than_it_was_known_are_told(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """Matroska does not say how many frames there are."""
+    report = steady_clip(*files, tmp_path / "o.mkv", anchors="frames:0,99", max_frames=4)
+    assert report.notes == ["The anchors name frame 99, but the clip has frames 0 to 3. Those were left out."]
+    assert report.anchors == [0, 3]
 
 
 def test_what_could_not_be_steadied_is_told(

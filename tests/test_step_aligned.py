@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from going_on import decoded, goes_on_bit_by_bit, resumed_equals_whole, written
 from test_guidance_render import pan
 
-import flowguide
 from flowguide import ops
 from flowguide.config import render_config
 from flowguide.diffusion.checkpoint import Checkpoint, load_checkpoint
 from flowguide.diffusion.image_to_image import ImageToImage
 from flowguide.diffusion.noise import keyed_noise
-from flowguide.errors import Interrupted, UsageError
+from flowguide.errors import UsageError
 from flowguide.flow import estimator
 from flowguide.guidance.previous import PreviousFrame
 from flowguide.guidance.same_step import SameStep, pulled_toward, smoothed
 from flowguide.pictures import padded
 from flowguide.renderer import Renderer
-from flowguide.runs.state_file import load_state, pack, save_state
 from flowguide.step_aligned import StepAlignedFrames
 from flowguide.timing import StageClock
 from flowguide.types import Frame
-from flowguide.video import ClipReader, ClipWriter
 
 CPU = torch.device("cpu")
 
@@ -148,42 +145,18 @@ def test_a_restored_renderer_goes_on_bit_by_bit(
     checkpoint: Checkpoint, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     frames = pan(12, cut_at=8)
-    whole = renderer(checkpoint, **options)
-    expected = [styled.picture.clone() for part in (frames[:6], frames[6:]) for styled in whole(part)]
-    before = renderer(checkpoint, **options)
-    assert len(list(before(frames[:6]))) == 6
-    save_state(tmp_path / "state", pack(before.state()))
-    after = renderer(checkpoint, **options)
-    after.restore(load_state(tmp_path / "state"))
-    for styled, picture in zip(after(frames[6:]), expected[6:], strict=True):
-        assert torch.equal(styled.picture, picture), styled.source.index
+    expected = goes_on_bit_by_bit(lambda: renderer(checkpoint, **options), frames, 6, tmp_path)
     if "noise" not in options:
         for styled, picture in zip(renderer(checkpoint, **options)(frames), expected, strict=True):
             assert float((styled.picture - picture).abs().max()) <= 1e-3, "the parts of a run are no seams"
 
 
 def test_an_interrupted_run_is_gone_on_with(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    source = tmp_path / "in.mkv"
-    with ClipWriter(
-        source, size=pan(1)[0].size, time_base=Fraction(1, 25), frame_rate=Fraction(25), codec="ffv1"
-    ) as writer:
-        for frame in pan(11):
-            writer.write(Frame(frame.rgb, frame.index, frame.index, Fraction(1, 25)))
     options: dict[str, Any] = {
         "model": str(tiny_checkpoint), "steps": 8, "strategy": "step-aligned", "codec": "ffv1", "segment_frames": 4,
     }  # fmt: skip
-    flowguide.render(source, tmp_path / "whole.mkv", **options)
-    seen: list[int] = []
-    with pytest.raises(Interrupted):
-        flowguide.render(
-            source, tmp_path / "parts.mkv", on_frame=lambda styled: seen.append(styled.source.index),
-            should_stop=lambda: len(seen) == 6, **options,
-        )  # fmt: skip
-    flowguide.render(source, tmp_path / "parts.mkv", request=flowguide.Request(resume=True), **options)
-    with ClipReader(tmp_path / "whole.mkv") as one, ClipReader(tmp_path / "parts.mkv") as other:
-        pictures = [(a.rgb, b.rgb) for a, b in zip(one, other, strict=True)]
-    assert len(pictures) == 11
-    assert all(torch.equal(a, b) for a, b in pictures)
+    source = written(tmp_path / "in.mkv", pan(11), codec="ffv1")
+    assert len(decoded(resumed_equals_whole(source, tmp_path, "out.mkv", options, stop=6))) == 11
 
 
 def test_no_confidence_is_no_guidance(checkpoint: Checkpoint) -> None:

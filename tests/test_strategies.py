@@ -6,10 +6,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
+from going_on import decoded, goes_on_bit_by_bit, resumed_equals_whole, written
+from textures import passing
 from torch import Tensor
 
 import flowguide
@@ -17,7 +18,6 @@ from flowguide.config import render_config
 from flowguide.diffusion.checkpoint import Checkpoint, load_checkpoint
 from flowguide.errors import UsageError
 from flowguide.renderer import Renderer, Styled
-from flowguide.runs.state_file import load_state, pack, save_state
 from flowguide.types import Flow, Frame
 
 HEIGHT, WIDTH = 57, 73
@@ -44,15 +44,7 @@ def checkpoint(tiny_checkpoint: Path) -> Checkpoint:
 
 
 def pan(count: int, cuts: tuple[int, ...] = ()) -> list[Frame]:
-    """A camera that moves right by 1 px a frame, over another texture after each cut; an odd size."""
-    frames, seed = [], 0
-    for index in range(count):
-        seed += index in cuts
-        coarse = np.random.default_rng(seed).random((24, 60, 3), dtype=np.float32)
-        whole = (cv2.resize(coarse, (480, 192), interpolation=cv2.INTER_CUBIC).clip(0, 1) * 255).astype(np.uint8)
-        picture = whole[40 : 40 + HEIGHT, 30 + index : 30 + index + WIDTH]
-        frames.append(Frame(torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))), index, 3 * index))
-    return frames
+    return passing(count, (HEIGHT, WIDTH), cuts)
 
 
 def renderer(checkpoint: Checkpoint, flow: Any = None, **options: Any) -> Renderer:
@@ -90,17 +82,8 @@ def test_frames_follow_the_motion(checkpoint: Checkpoint, options: dict[str, Any
 def test_a_restored_renderer_goes_on_bit_by_bit(
     checkpoint: Checkpoint, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    """Each call finishes what it was given, so a run may stop between two calls and nowhere else."""
     frames = pan(11, cuts=(8,))
-    whole = renderer(checkpoint, **options)
-    expected = [picture for part in (frames[:5], frames[5:]) for picture in pictures(list(whole(part)))]
-    before = renderer(checkpoint, **options)
-    assert len(list(before(frames[:5]))) == 5
-    save_state(tmp_path / "state", pack(before.state()))
-    after = renderer(checkpoint, **options)
-    after.restore(load_state(tmp_path / "state"))
-    for styled, picture in zip(after(frames[5:]), expected[5:], strict=True):
-        assert torch.equal(styled.picture, picture), styled.source.index
+    goes_on_bit_by_bit(lambda: renderer(checkpoint, **options), frames, 5, tmp_path)
 
 
 @by_strategy
@@ -186,50 +169,19 @@ def test_passes_are_made_with_previous_and_references_alone(checkpoint: Checkpoi
 
 def test_an_interrupted_run_is_gone_on_with(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """One joint run with windows that do not fit the segments: stopped, resumed, the same file."""
-    from fractions import Fraction
-
-    from flowguide.errors import Interrupted
-    from flowguide.video import ClipReader, ClipWriter
-
-    source = tmp_path / "in.mkv"
-    with ClipWriter(
-        source, size=(HEIGHT, WIDTH), time_base=Fraction(1, 25), frame_rate=Fraction(25), codec="ffv1"
-    ) as writer:
-        for frame in pan(11):
-            writer.write(Frame(frame.rgb, frame.index, frame.index, Fraction(1, 25)))
     options: dict[str, Any] = {
         "model": str(tiny_checkpoint), "steps": 2, "codec": "ffv1", "segment_frames": 4, "window": 3,
         "strategy": "joint", "joint_every": 2,
     }  # fmt: skip
-    flowguide.render(source, tmp_path / "whole.mkv", **options)
-    seen: list[int] = []
-    with pytest.raises(Interrupted):
-        flowguide.render(
-            source,
-            tmp_path / "parts.mkv",
-            on_frame=lambda styled: seen.append(styled.source.index),
-            should_stop=lambda: len(seen) == 6,
-            **options,
-        )
-    flowguide.render(source, tmp_path / "parts.mkv", request=flowguide.Request(resume=True), **options)
-    with ClipReader(tmp_path / "whole.mkv") as one, ClipReader(tmp_path / "parts.mkv") as other:
-        both = [(a.rgb, b.rgb) for a, b in zip(one, other, strict=True)]
-    assert len(both) == 11
-    assert all(torch.equal(a, b) for a, b in both)
+    source = written(tmp_path / "in.mkv", pan(11), codec="ffv1")
+    assert len(decoded(resumed_equals_whole(source, tmp_path, "out.mkv", options, stop=6))) == 11
 
 
 def test_anchors_beyond_the_end_are_told_where_the_length_was_not_known(
     tiny_checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Matroska does not say how many frames it has."""
-    from fractions import Fraction
-
-    from flowguide.video import ClipWriter
-
-    source = tmp_path / "in.mkv"
-    with ClipWriter(source, size=(HEIGHT, WIDTH), time_base=Fraction(1, 25), frame_rate=Fraction(25)) as writer:
-        for frame in pan(4):
-            writer.write(Frame(frame.rgb, frame.index, frame.index, Fraction(1, 25)))
+    source = written(tmp_path / "in.mkv", pan(4))
     options: dict[str, Any] = {"model": str(tiny_checkpoint), "strategy": "anchors", "steps": 2}
     flowguide.render(source, tmp_path / "out.mkv", anchors="frames:0,2,9", **options)
     told = [record.getMessage() for record in caplog.records]

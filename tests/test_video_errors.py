@@ -15,7 +15,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from coded_frames import SIZE, coded, make_clicking, number_in, write
+from coded_frames import SIZE, coded, make_clicking, number_in, repainted, write
 
 from flowguide.errors import FlowguideError, UnknownName, UsageError, VideoError
 from flowguide.types import Frame
@@ -282,21 +282,10 @@ def test_damaged_bytes_never_crash_or_hang(tmp_path: Path, suffix: str) -> None:
         path.write_bytes(data)
         begin = time.monotonic()
         try:
-            repaint(path, output)
+            repainted(path, output, max_frames=100)
         except FlowguideError as error:
             text = str(error)
             assert text.endswith(".")
             assert "\n" not in text
         assert time.monotonic() - begin < 20
     assert not [left for left in tmp_path.iterdir() if left.name.endswith(".partial")]
-
-
-def repaint(source: Path, output: Path) -> None:
-    """Read and write again, sound included, as a render does."""
-    with ClipReader(source, max_frames=100) as reader:
-        info = reader.info
-        with ClipWriter(
-            output, size=info.size, time_base=info.time_base, frame_rate=info.frame_rate, audio_from=reader
-        ) as writer:
-            for frame in reader:
-                writer.write(frame)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -32,6 +35,19 @@ def panned(canvas: Tensor, size: tuple[int, int], frames: int, right: int, down:
     rows, columns = canvas.shape[1] - size[0], canvas.shape[2] - size[1]
     top, left = (rows if down > 0 else 0), (columns if right > 0 else 0)
     return [view(canvas, top - down * i, left - right * i, size, i) for i in range(frames)]
+
+
+def passing(count: int, size: tuple[int, int], cuts: Sequence[int] = ()) -> list[Frame]:
+    """A camera that moves right by 1 px a frame, over another smooth texture from each frame in `cuts` on."""
+    height, width = size
+    frames, seed = [], 0
+    for index in range(count):
+        seed += index in cuts
+        coarse = np.random.default_rng(seed).random((24, 60, 3), dtype=np.float32)
+        whole = (cv2.resize(coarse, (480, 192), interpolation=cv2.INTER_CUBIC).clip(0, 1) * 255).astype(np.uint8)
+        picture = whole[40 : 40 + height, 30 + index : 30 + index + width]
+        frames.append(Frame(torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))), index, 3 * index))
+    return frames
 
 
 def inner(field: Tensor, margin: int) -> Tensor:

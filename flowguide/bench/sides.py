@@ -27,8 +27,9 @@ from ..diffusion.model_folders import find_model
 from ..errors import FlowguideError, UsageError
 from ..machine import choose_device, choose_dtype, choose_threads, keep_freed_memory
 from ..pictures import padded
-from ..runs.clip import Request, render
+from ..runs.clip import render
 from ..runs.opened import open_clip, output_codec
+from ..runs.request import Request
 from ..runs.used import memory_bytes
 from ..timing import MODEL_STAGES, StageClock
 from ..types import Frame

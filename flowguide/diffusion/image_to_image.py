@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,16 @@ class NoiseKey:
 
     shot: int
     frame: int
+
+
+class LatentPart(NamedTuple):
+    """Which part of a frame's latent is painted."""
+
+    top: int
+    left: int
+    height: int
+    """Of the whole latent, like the width."""
+    width: int
 
 
 @dataclass(frozen=True)
@@ -112,14 +122,16 @@ class ImageToImage:
         picture: Tensor | None = None,
         flow: Tensor | None = None,
         known: Known | None = None,
+        part: LatentPart | None = None,
     ) -> Tensor:
         """The painted latents [N, C, h, w] that begin from the clean latents `start`, one key per row.
 
         picture: the sources [N, 3, H, W] in [-1, 1], which ControlNets look at. flow: each frame -> the one before,
-        [N, 2, H, W] in pixels, for the noise `carried`. known: for an inpainting checkpoint; default: nothing is.
+        [N, 2, H, W] in pixels, for the noise `carried`. known: for an inpainting checkpoint; default: nothing is. part:
+        where `start` lies in a larger latent, whose noise it then gets; not with the noise `carried`.
         """
         keys = [key] if isinstance(key, NoiseKey) else list(key)
-        noises = self._noises(keys, start, flow)
+        noises = self._noises(keys, start, flow, part)
         cond, uncond = self._conditions(keys, start, picture, known)
         return sample(
             self._predict,
@@ -172,6 +184,23 @@ class ImageToImage:
         return self._checkpoint.device
 
     @property
+    def grid(self) -> int:
+        """Pixels that height and width must be multiples of."""
+        return self._checkpoint.grid
+
+    @property
+    def native_px(self) -> int:
+        """Side of the pictures that the model was trained on; 0 where its configuration does not tell."""
+        cells = self._checkpoint.unet.config.get("sample_size") or 0
+        return (cells if isinstance(cells, int) else max(cells)) * self._checkpoint.autoencoder.cell
+
+    @property
+    def fixes_sizes(self) -> bool:
+        """Whether the networks are built for one size of picture."""
+        runtimes = self._checkpoint.denoiser.runtimes
+        return runtimes is not None and runtimes.fixes_sizes
+
+    @property
     def may_overflow(self) -> bool:
         """Whether the autoencoder works in half precision."""
         return bool(self._checkpoint.autoencoder.network.dtype == torch.float16)
@@ -193,13 +222,16 @@ class ImageToImage:
         most: rows there will ever be; under another runtime than plain PyTorch, whose networks have one size, the call
         always has that many.
         """
-        runtimes = self._checkpoint.denoiser.runtimes
-        fixed = runtimes is not None and runtimes.fixes_sizes
-        advance(self._predict, rows, pull, on_step, at_least=most if fixed else 1)
+        advance(self._predict, rows, pull, on_step, at_least=most if self.fixes_sizes else 1)
 
-    def _noises(self, keys: Sequence[NoiseKey], start: Tensor, flow: Tensor | None) -> dict[int, Tensor]:
+    def _noises(
+        self, keys: Sequence[NoiseKey], start: Tensor, flow: Tensor | None, part: LatentPart | None = None
+    ) -> dict[int, Tensor]:
         """The noise of the start and of every stochastic step, by its number, each like `start`."""
-        config, shape = self._config, (1, *start.shape[1:])
+        config, (_, channels, height, width) = self._config, start.shape
+        part = part or LatentPart(0, 0, height, width)
+        shape = (1, channels, part.height, part.width)
+        here = slice(part.top, part.top + height), slice(part.left, part.left + width)
         steps = [START, *(step + 1 for step in range(len(self.table)) if self.table.D[step])]
         rows: dict[int, list[Tensor]] = {step: [] for step in steps}
         for row, key in enumerate(keys):
@@ -213,7 +245,7 @@ class ImageToImage:
                         config.noise, seed=config.seed, shot=key.shot, frame=key.frame, step=step, shape=shape
                     )
                 )
-                rows[step].append(drawn.to(start.device))
+                rows[step].append(drawn[..., *here].to(start.device))
         return {step: torch.cat(drawn) for step, drawn in rows.items()}
 
     def _conditions(

@@ -56,7 +56,17 @@ def _blurred(luma: Tensor) -> Tensor:
 
 
 def _pooled(values: Tensor) -> Tensor:
-    return F.avg_pool2d(values[None, None], CELL_PX, ceil_mode=True, count_include_pad=False)[0, 0]
+    """The mean of every cell, those at the border of the pixels they have: down first, along lines of memory."""
+    height, width = values.shape
+    below, right = -height % CELL_PX, -width % CELL_PX
+    if below or right:
+        values = F.pad(values, (0, right, 0, below))
+    rows, columns = (side // CELL_PX for side in values.shape)
+    lines = values.reshape(rows, CELL_PX, columns * CELL_PX).sum(1)
+    total = lines.view(rows, columns, CELL_PX).sum(2)
+    total[-1] *= CELL_PX / (CELL_PX - below)
+    total[:, -1] *= CELL_PX / (CELL_PX - right)
+    return total.div_(CELL_PX**2)
 
 
 def _spread(cells: Tensor, size: torch.Size) -> Tensor:

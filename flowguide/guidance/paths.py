@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .. import ops
@@ -17,7 +18,7 @@ class Path(NamedTuple):
     """A flow and how far it is believed."""
 
     uv: Tensor
-    """float [2, H, W] in pixels."""
+    """float [2, H, W] in pixels, finite; 0 where it is not known."""
     confidence: Tensor
     """float [H, W] in [0, 1]."""
 
@@ -28,30 +29,32 @@ class Path(NamedTuple):
         )
         return Path(uv[0], confidence[0])
 
+    def without(self, error: Path) -> Path:
+        """This path with the `error` taken off that `drift` has found."""
+        weight = error.confidence * (self.confidence > 0.5)
+        weight = F.avg_pool2d(weight[None, None], 5, stride=1, padding=2)[0, 0]
+        uv, _ = ops.compose((error.uv * weight)[None], self.uv[None])
+        return Path(uv[0], self.confidence)
+
 
 def paths_between(estimator: FlowEstimator, at: Frame, to: Frame) -> tuple[Path, Path]:
     """(from `at` to `to`, from `to` to `at`), believed where the two agree."""
     there, back = estimator.both(at, to)
-    paths = _believed(there, back), _believed(back, there)
-    return _agreed(*paths), _agreed(*paths[::-1])
+    return _agreed(*_believed(there, back)), _agreed(*_believed(back, there))
 
 
-def refined(estimator: FlowEstimator, path: Path, at: Frame, seen: Tensor) -> Path:
-    """`path` with what it has drifted taken off.
+def drift(estimator: FlowEstimator, at: Frame, looked: Tensor) -> Path:
+    """How far paths that lie on the grid of `at` have drifted, to be taken off by `Path.without`.
 
-    at: the frame on whose grid the path lies. seen: uint8 [3, H, W], the source's colours at the far end of the path,
-    warped here by it. Flow between the two is the error of the path. It is believed from `DRIFT_PX` on, since shorter
-    errors are the estimator's own noise, and up to `FARTHEST_PX`.
+    looked: uint8 [3, H, W], the source's colours at the far end of the paths, warped here by them. Flow between the two
+    is the error. It is believed from `DRIFT_PX` on, since shorter errors are the estimator's own noise, and up to
+    `FARTHEST_PX`.
     """
-    error, back = estimator.both(at, Frame(seen, at.index + 1))
-    believed = _believed(error, back)
+    error, back = estimator.both(at, Frame(looked, at.index + 1))
+    believed, _ = _believed(error, back)
     length = torch.hypot(believed.uv[0], believed.uv[1])
-    weight = ((length - DRIFT_PX) / DRIFT_PX).clamp(0.0, 1.0)
-    weight = weight * (believed.confidence * path.confidence > 0.5) * (length < FARTHEST_PX)
-    ones = torch.ones_like(weight)
-    weight = torch.nn.functional.avg_pool2d(weight[None, None], 5, stride=1, padding=2)[0, 0]
-    uv, _ = ops.compose((believed.uv.nan_to_num() * weight)[None], path.uv[None], ones[None], ones[None])
-    return Path(uv[0], path.confidence)
+    weight = ((length - DRIFT_PX) / DRIFT_PX).clamp_(0.0, 1.0).mul_(length < FARTHEST_PX)
+    return Path(believed.uv, weight.mul_(believed.confidence > 0.5))
 
 
 DISAGREED_PX = 0.5
@@ -60,15 +63,17 @@ DRIFT_PX, FARTHEST_PX = 0.3, 4.0
 """Errors of a composed flow that are taken off, from and to."""
 
 
-def _believed(flow: Flow, back: Flow) -> Path:
+def _believed(flow: Flow, back: Flow) -> tuple[Path, Tensor]:
+    """`flow` as far as `back` agrees with it; and `back` where it leads, [2, H, W]."""
     uv = flow.uv
     given = None if flow.confidence is None else flow.confidence[None]
-    found = ops.predict(uv[None, :1], uv[None], back.uv[None], given_confidence=given, mode="bilinear", settings=TRUST)
-    return Path(uv, found.confidence[0])
+    found = ops.predict(back.uv[None], uv[None], back.uv[None], given_confidence=given, mode="bilinear", settings=TRUST)
+    return Path(uv.nan_to_num(0.0, 0.0, 0.0), found.confidence[0]), found.prior[0]
 
 
-def _agreed(path: Path, back: Path) -> Path:
-    """`path` halfway between what the two directions say: each has noise of its own."""
-    difference = path.uv + ops.warp(back.uv[None], path.uv[None])[0]
+def _agreed(path: Path, back: Tensor) -> Path:
+    """`path` halfway between what the two directions say: each has noise of its own. back: as of `_believed`."""
+    difference = back.add_(path.uv)
     near = difference.square().sum(0) < DISAGREED_PX**2
-    return Path(torch.where(near, path.uv - 0.5 * difference, path.uv), path.confidence)
+    halfway = path.uv - difference.mul_(0.5).nan_to_num_(0.0, 0.0, 0.0).mul_(near)
+    return Path(halfway, path.confidence)

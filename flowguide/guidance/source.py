@@ -12,7 +12,8 @@ Edges, depth and semantics are properties of the picture, so x̂ is decoded for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from ..config import RenderConfig
 from ..diffusion.tables import StepTable
-from ..errors import UsageError
+from ..errors import UsageError, VideoError
 from ..flow import FlowEstimator
 from ..masks import MaskFile
 from ..timing import StageClock
@@ -64,17 +65,36 @@ class Knob:
     """A weight as it is written: WEIGHT, WEIGHT_MASKFILE, either with :STOP behind it."""
 
     def __init__(self, name: str, text: str, config: RenderConfig):
+        self._option = f"--{name}-stabilization-weight"
         self._mask: MaskFile | None = None
         expression, underscore, rest = text.partition("_")
         stop = ""
         if underscore:
             file, colon, last = rest.rpartition(":")
             file, stop = (file, last) if colon and not Path(rest).is_file() else (rest, "")
-            self._mask = MaskFile(Path(file).expanduser(), f"mask of {name}", config)
+            self._mask = self._mask_of(text, expression, Path(file).expanduser(), config)
         else:
             expression, _, stop = text.partition(":")
-        self.weight = Expression(expression)
-        self._stop = Expression(stop) if stop else None
+        with self._named():
+            self.weight = Expression(expression)
+            self._stop = Expression(stop) if stop else None
+
+    def _mask_of(self, text: str, expression: str, file: Path, config: RenderConfig) -> MaskFile:
+        try:
+            return MaskFile(file, f"mask of {self._option}", config)
+        except (UsageError, VideoError) as error:
+            raise UsageError(
+                f"{self._option} {text!r} is the weight {expression!r} where the mask {str(file)!r} is white, and that "
+                f"cannot be read: {str(error).rstrip('.')}. As an expression alone it has no underscore in it."
+            ) from error
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """What is wrong with an expression is told with the option that it is of."""
+        try:
+            yield
+        except UsageError as error:
+            raise UsageError(f"{self._option}: {error}") from error
 
     @property
     def is_plain(self) -> bool:
@@ -89,8 +109,9 @@ class Knob:
     def at(self, frame: Frame) -> Strength:
         """Its strength at the time of `frame`. Raises UsageError where the expression has no value then."""
         t = frame.seconds
-        stop = None if self._stop is None else self._stop(t)
-        return Strength(self.weight(t), stop, None if self._mask is None else self._mask.grey(frame))
+        with self._named():
+            weight, stop = self.weight(t), None if self._stop is None else self._stop(t)
+        return Strength(weight, stop, None if self._mask is None else self._mask.grey(frame))
 
 
 def knobs_of(config: RenderConfig) -> dict[str, Knob]:

@@ -31,20 +31,25 @@ MISREGISTERED_PX = 0.5
 """Error of the flow at which an edge of the source is not yet taken for a change."""
 
 
-def unchanged(source: Tensor, seen: Tensor) -> Tensor:
+def unchanged(source: Tensor, seen: Tensor, allowed: Tensor | None = None) -> Tensor:
     """Whether the source still looks as it did when each carried pixel was generated, [H, W] in [0, 1].
 
-    source, seen: [3, H, W] in [-1, 1]. Not frame against frame: a fade, a slow change of light or a slowly slipping
-    flow passes every such test and adds up.
+    source, seen: [3, H, W] in [-1, 1]. allowed: what `allowed_change` says of `source`, where it is known already. Not
+    frame against frame: a fade, a slow change of light or a slowly slipping flow passes every such test and adds up.
     """
+    difference = total((source - seen).abs_())
+    difference.div_(allowed_change(source) if allowed is None else allowed)
+    return difference.square_().square_().add_(1.0).reciprocal_()
+
+
+def allowed_change(source: Tensor) -> Tensor:
+    """The difference to `source` [3, H, W], summed over its channels, that halves the trust, [H, W]."""
     luma = total(source)
     steepest, down = torch.zeros_like(luma), torch.zeros_like(luma)
     torch.sub(luma[:, 1:], luma[:, :-1], out=steepest[:, :-1])
     torch.sub(luma[1:], luma[:-1], out=down[:-1])
     torch.maximum(steepest.abs_(), down.abs_(), out=steepest)
-    allowed = steepest.mul_(MISREGISTERED_PX).add_(len(source) * CHANGE)
-    difference = total((source - seen).abs_())
-    return difference.div_(allowed).square_().square_().add_(1.0).reciprocal_()
+    return steepest.mul_(MISREGISTERED_PX).add_(len(source) * CHANGE)
 
 
 def total(picture: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..types import Frame
+from ..types import ClipInfo, Frame
 from ..video import ClipReader, ClipWriter, Codec
 from ..video.formats import NUMBERED
 from ..video.segments import Segment, copies_packets, join
@@ -19,16 +19,13 @@ from .journal import Journal, Record
 def assemble(
     journal: Journal,
     records: Sequence[Record],
-    reader: ClipReader,
+    info: ClipInfo,
     codec: Codec,
     metadata: Mapping[str, str],
-    *,
-    sound: bool,
+    audio_from: ClipReader | None,
 ) -> Path:
     """Put the output together inside the run folder and return where it is."""
     made = journal.whole_folder() / journal.output.name
-    info = reader.info
-    audio_from = reader if sound else None
     if copies_packets(journal.output):
         segments = [_segment(journal, record) for record in records]
         join(

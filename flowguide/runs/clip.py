@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import shlex
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..config import Option, RenderConfig, changed, render_config
 from ..diffusion.checkpoint import Checkpoint
-from ..errors import FlowguideError, UsageError
+from ..errors import UsageError
 from ..guidance.rules import anchor_rule, check_given
 from ..renderer import Renderer, Styled
 from ..shot_lanes import ShotLanes
-from ..types import ClipInfo
+from ..types import ClipInfo, Frame
 from ..video import ClipReader, check_output
 from ..video.nvenc import nvenc_for
 from ..video.source import STDIN
-from .assemble import is_published, kept_records, may_be_replaced, output_files, replaced
-from .disk import check_room
+from .assemble import is_published
 from .explain import Explainer
-from .identity import SAME, TOLD, differences, identity
-from .journal import Journal, Record
+from .identity import identity
+from .journal import Journal, Record, frames_in
 from .manifest import manifest_path
-from .opened import named_output, open_clip, output_codec
+from .opened import named_output, open_clip, output_codec, tell_what_stays
 from .profiles import note_profile, profile_key, profile_of, profiles_file, read_profiles
-from .session import Range, Session, log
+from .request import Request, refuse_another_command, refuse_to_replace, take_up
+from .session import Session, log, told
 from .state_file import state_bytes
 from .used import memory_bytes
 
@@ -56,6 +56,11 @@ class RenderReport:
     def frames_per_second(self) -> float:
         return self.painted / self.seconds if self.seconds else 0.0
 
+    @property
+    def told(self) -> list[str]:
+        """What else is told beside frames and shots, in a few words each."""
+        return []
+
 
 @dataclass(frozen=True)
 class Started:
@@ -64,23 +69,12 @@ class Started:
     frames: int | None
     """Frames expected, or None where the container does not say."""
     size: tuple[int, int]
-    model: str
+    model: str | None
+    """None where no model paints."""
     device: str
     dtype: str
     done: int = 0
     """Frames that earlier sessions painted."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to do about a run or an output that is there already."""
-
-    resume: bool = False
-    """Go on with the run; begin where there is none."""
-    overwrite: bool = False
-    """Give up the run, and replace the output once the new one is complete."""
-    redo: tuple[int, int] | None = None
-    """Paint the frames first..last of a finished output again, in whole segments."""
 
 
 def render(
@@ -88,7 +82,7 @@ def render(
     output: str | Path,
     *,
     config: RenderConfig | None = None,
-    request: Request = Request(),
+    request: Request = Request(),  # noqa: B008
     segment_frames: int = SEGMENT_FRAMES,
     on_start: Callable[[Started], None] | None = None,
     on_frame: Callable[[Styled], None] | None = None,
@@ -118,13 +112,14 @@ def render(
     if request.redo:
         settings, segment_frames = _of_finished(journal)
     elif not (request.resume or request.overwrite):
-        _refuse_to_replace(journal)
+        refuse_to_replace(journal)
     if request.resume and str(source) == STDIN:
         raise UsageError("Standard input can be read once only, so a run on it cannot be resumed; save it as a file.")
     given = {**({name: getattr(config, name) for name in config.model_fields_set} if config else {}), **options}
     codec = output_codec(output, settings)
     if explain is not None:
         on_frame = _explaining(Explainer(explain, settings, may_replace=request != Request()), on_frame)
+    tell_what_stays(settings)
     with open_clip(source, settings, alpha=bool(codec.alpha_format)) as reader:
         if reader.info.alpha and codec.alpha_format:
             codec = codec.with_alpha()
@@ -133,15 +128,24 @@ def render(
         painter = ShotLanes if settings.lanes > 1 else Renderer
         renderer = painter(settings, checkpoint=checkpoint, explain=explain is not None)
         on_card = nvenc_for(settings.encoder, output, codec, reader.info.size, renderer.checkpoint.device)
-        session = Session(journal, reader, renderer, codec, segment_frames, on_frame, should_stop, on_card)
         if settings.strategy == "anchors":
             rule = anchor_rule(settings.anchors, settings.anchor_frames)
-            check_given(rule, _started(reader, session.renderer).frames)
+            check_given(rule, _started(reader, renderer).frames)
+        session = Session(
+            journal, reader, renderer, codec, segment_frames, on_frame, should_stop,
+            sound=reader if settings.audio and reader.info.audio_codec is not None else None,
+            card=renderer.checkpoint.device if on_card else None,
+            update=renderer.update,
+            notes=lambda records: _notes(settings, records),
+            advice="Choose a smaller --size, or --dtype bfloat16 where it is float32.",
+        )  # fmt: skip
         with journal.locked():
-            _take_up(session, source, request)
+            now = _identity(source, renderer, segment_frames, on_card=on_card)
+            room = partial(_room_needed, reader, renderer, segment_frames)
+            take_up(journal, request, now=now, clips={"source": source}, room_bytes=room)
             if request.redo:
-                _note_redo(session, request.redo, given)
-            return _carry_out(session, on_start)
+                _note_redo(journal, renderer, request.redo, given)
+            return _carry_out(session, reader, renderer, on_start)
 
 
 def _explaining(explainer: Explainer, on_frame: Callable[[Styled], None] | None) -> Callable[[Styled], None]:
@@ -159,152 +163,104 @@ def _of_finished(journal: Journal) -> tuple[RenderConfig, int]:
         raise UsageError(
             f"{journal.output} has no finished run beside it, so no part of it can be painted again; resume it first."
         )
+    refuse_another_command(journal, steady=False)
     return render_config(journal.run["settings"]), int(journal.run["segment_frames"])
 
 
-def _refuse_to_replace(journal: Journal) -> None:
-    """Raise where a run or an output is there already; asked before anything is loaded."""
-    frames = _frames(journal.records()) if journal.exists else 0
-    if output_files(journal.output, 1)[0].exists():
-        raise UsageError(f"{journal.output} is there already; choose another name, or --overwrite it.")
-    if frames:
-        raise UsageError(
-            f"{journal.folder} holds {frames} frames of an unfinished run; go on with --resume, or --overwrite it."
-        )
+def _identity(source: str | Path, renderer: Renderer, segment_frames: int, *, on_card: bool) -> dict[str, Any]:
+    checkpoint, config = renderer.checkpoint, renderer.config
+    model = {
+        "name": config.model,
+        "sha256": checkpoint.digest(),
+        "device": str(checkpoint.device),
+        "dtype": str(checkpoint.dtype).removeprefix("torch."),
+    }
+    encoder = {"encoder": "nvenc"} if on_card else {}
+    return identity(
+        {"source": source}, config, segment_frames=segment_frames, flow=renderer.flow_name, device=checkpoint.device,
+        model=model, **encoder,
+    )  # fmt: skip
 
 
-def _take_up(session: Session, source: str | Path, request: Request) -> None:
-    """Open the run that is there, or begin one."""
-    journal = session.journal
-    going_on = request.resume or request.redo
-    if not going_on and not request.overwrite:
-        _refuse_to_replace(journal)
-    if not going_on and journal.exists:
-        journal.clear()
-    now = identity(source, session.renderer, session.segment_frames)
-    if session.on_card:
-        now["encoder"] = "nvenc"
-    if not journal.exists:
-        if request.resume and output_files(journal.output, 1)[0].exists():
-            raise UsageError(f"{journal.output} is there already, without a run to resume; --overwrite it.")
-        check_room(journal.folder, _room_needed(session))
-        journal.clear()
-        journal.note("joined", {"replaces": replaced(journal.output)})
-        journal.begin({**now, "source_path": str(Path(source).absolute())})
-        return
-    before = journal.run
-    changed_parts = differences(before, now, SAME)
-    if changed_parts:
-        files = any(part.startswith("model.sha256") for part in changed_parts)
-        cause = "another input, other settings" + (", or other files of its model" if files else "")
-        raise UsageError(
-            f"{journal.folder} is a run with {cause} ({'; '.join(changed_parts)}); give the same, or --overwrite it."
-        )
-    if not may_be_replaced(journal):
-        raise UsageError(f"{journal.output} is not what this run wrote; move it away, or --overwrite it.")
-    for difference in differences(before, now, TOLD):
-        log.warning("%s: %s; new frames may differ in their last bits.", journal.folder, difference)
-    journal.tidy()
-
-
-def _room_needed(session: Session) -> int:
+def _room_needed(reader: ClipReader, renderer: Renderer, segment_frames: int) -> int:
     """Bytes that the run will take, as an earlier one like it did; where none is known, what a few frames take."""
-    renderer, size = session.renderer, session.reader.info.size
+    size = reader.info.size
     earlier = read_profiles(profiles_file()).get(profile_key(renderer, size))
-    frames = _started(session.reader, renderer).frames
+    frames = _started(reader, renderer).frames
     if earlier is None or frames is None:
         return 100 * size[0] * size[1]
-    return earlier.room_bytes(frames, session.segment_frames)
+    return earlier.room_bytes(frames, segment_frames)
 
 
-def _note_redo(session: Session, frames: tuple[int, int], given: dict[str, Option]) -> None:
-    journal, length = session.journal, session.segment_frames
+def _note_redo(journal: Journal, renderer: Renderer, frames: tuple[int, int], given: dict[str, Option]) -> None:
+    length = int(journal.run["segment_frames"])
     first, last = frames
-    total = _frames(journal.records())
+    total = frames_in(journal.records())
     if not 0 <= first <= last < total:
         raise UsageError(f"Frames to paint again should lie in 0-{total - 1}, first to last, got {first}-{last}.")
-    before = session.renderer.config
+    before = renderer.config
     changes = {name: value for name, value in given.items() if getattr(before, name) != value}
-    session.renderer.update(**changes)
-    session.renderer.update(**{name: getattr(before, name) for name in changes})
+    renderer.update(**changes)
+    renderer.update(**{name: getattr(before, name) for name in changes})
     numbers = {"first": first // length, "end": last // length + 1}
     journal.note("redo", {"frames": [first, last], **numbers, "done": [], "changes": changes})
 
 
-def _carry_out(session: Session, on_start: Callable[[Started], None] | None) -> RenderReport:
+def _carry_out(
+    session: Session[Frame], reader: ClipReader, renderer: Renderer, on_start: Callable[[Started], None] | None
+) -> RenderReport:
     """Paint what is missing and put the output together."""
     journal = session.journal
-    known = kept_records(journal)
-    redo = journal.noted("redo")
-    if on_start is not None:
-        on_start(_started(session.reader, session.renderer, 0 if redo else _frames(known)))
+    is_redo = journal.noted("redo") is not None
     began = time.perf_counter()
-    with _keeping(journal):
-        if redo is not None:
-            done = len(redo["done"])
-            if redo["first"] + done < redo["end"]:
-                session.paint(Range(redo["first"] + done, redo["end"], redo["changes"]), keep_states=False)
-        elif journal.noted("painted") is None or len(known) < len(journal.records()):
-            session.paint(Range(len(known)), keep_states=True)
-            journal.note("painted", {"losses": session.reader.losses})
-        records = journal.records()
-        segments = [journal.segment_path(record.number) for record in records]
-        room = sum(path.stat().st_size for path in segments if path.is_file()) / _frames(records)
-        session.finish(records)
-    if redo is None and session.painted == _frames(records):
-        _note_profile(session, room)
-    _tell_absent_anchors(session.renderer.config, _frames(records))
+
+    def begin(done: int) -> None:
+        nonlocal began
+        if on_start is not None:
+            on_start(_started(reader, renderer, done))
+        began = time.perf_counter()
+
+    records = session.carry_out(begin)
+    frames = frames_in(records)
+    if not is_redo and session.painted == frames:
+        _note_profile(session, renderer)
     return RenderReport(
         output=journal.output,
         manifest=manifest_path(journal.output),
-        frames=_frames(records),
+        frames=frames,
         painted=session.painted,
         shots=records[-1].shots,
         seconds=time.perf_counter() - began,
-        stage_seconds=dict(session.renderer.clock.seconds),
-        losses=list((journal.noted("painted") or {}).get("losses", [])),
+        stage_seconds=dict(renderer.clock.seconds),
+        losses=told(journal, "losses"),
     )
 
 
-def _tell_absent_anchors(config: RenderConfig, frames: int) -> None:
-    """Warn of anchors that the clip turned out not to have; where its length was known they were refused before."""
+def _notes(config: RenderConfig, records: Sequence[Record]) -> list[str]:
     if config.strategy != "anchors":
-        return
+        return []
+    return absent_anchors(config.anchors, config.anchor_frames, frames_in(records))
+
+
+def absent_anchors(anchors: str, most: int, frames: int) -> list[str]:
+    """That the anchors name frames which the clip turned out not to have, as a sentence; where its length was known
+    they were refused before."""
     try:
-        check_given(anchor_rule(config.anchors, config.anchor_frames), frames)
+        check_given(anchor_rule(anchors, most), frames)
     except UsageError as error:
-        log.warning("%s Those were left out.", error)
+        return [f"{error} Those were left out."]
+    return []
 
 
-def _note_profile(session: Session, segment_bytes: float) -> None:
+def _note_profile(session: Session[Frame], renderer: Renderer) -> None:
     """Tell later dry runs how fast this whole run was."""
-    renderer = session.renderer
     profile = profile_of(
         session.frame_seconds,
         memory_bytes=memory_bytes(renderer.checkpoint.device),
-        segment_bytes=segment_bytes,
+        segment_bytes=session.segment_bytes,
         state_bytes=state_bytes(renderer.state()),
     )
     note_profile(profile_key(renderer, session.reader.info.size), profile)
-
-
-@contextmanager
-def _keeping(journal: Journal) -> Iterator[None]:
-    """Whatever stops the run is told with the way to go on; a run of which nothing is kept is removed."""
-    try:
-        yield
-    except BaseException as error:
-        frames = _frames(journal.records())
-        if not frames:
-            journal.clear()
-        elif isinstance(error, FlowguideError):
-            command = shlex.join(["flowguide", "resume", str(journal.output)])
-            error.args = (f"{error} {frames} frames are kept; go on with: {command}",)
-        raise
-
-
-def _frames(records: list[Record]) -> int:
-    return sum(len(record.pts) for record in records)
 
 
 def _started(reader: ClipReader, renderer: Renderer, done: int = 0) -> Started:

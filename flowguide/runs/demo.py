@@ -10,8 +10,9 @@ from ..diffusion.model_folders import preset
 from ..errors import FlowguideError, UsageError
 from ..metrics import Report, measure, metric_estimator
 from ..video import ClipReader, probe
-from .clip import RenderReport, Request, render
+from .clip import RenderReport, render
 from .compare import compare
+from .request import Request
 
 HEIGHT = "384"
 

@@ -9,42 +9,57 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .. import __version__, ops
-from ..config import RenderConfig
+from ..config import RenderConfig, SteadyConfig
 from ..errors import UsageError
 from ..machine import machine_line
-from ..renderer import Renderer
 from ..video.images import picture_files
 
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "av", "opencv-python-headless", "triton")
 
-SAME = ("source.sha256", "settings", "files", "model", "segment_frames", "encoder")
+SAME = (
+    "source.sha256", "stylised.sha256", "alignment.offset", "alignment.by", "settings", "files", "model",
+    "segment_frames", "encoder",
+)  # fmt: skip
 """What must not change within a run. Other differences are only told: frames may then differ in their last bits."""
 TOLD = ("flowguide", "flow", "operations", "packages", "machine")
 
 
-def identity(source: str | Path, renderer: Renderer, segment_frames: int) -> dict[str, Any]:
-    """All of it, as JSON has it."""
-    checkpoint, config = renderer.checkpoint, renderer.config
+def identity(
+    clips: Mapping[str, str | Path],
+    config: RenderConfig | SteadyConfig,
+    *,
+    segment_frames: int,
+    flow: str,
+    device: torch.device,
+    **more: Any,
+) -> dict[str, Any]:
+    """All of it, as JSON has it.
+
+    clips: the inputs by what they are to the run: 'source', and 'stylised' where that is only steadied. flow: name of
+    the estimator. device: what computes. more: what else there is to the kind of run, such as its model.
+    """
     found = {
         "flowguide": __version__,
-        "source": {"name": Path(source).name, "sha256": source_digest(source)},
+        **{part: {"name": Path(clip).name, "sha256": source_digest(clip)} for part, clip in clips.items()},
         "settings": config.model_dump(),
         "files": {name: file_digest(path) for name, path in sorted(named_files(config).items())},
-        "model": {
-            "name": config.model,
-            "sha256": checkpoint.digest(),
-            "device": str(checkpoint.device),
-            "dtype": str(checkpoint.dtype).removeprefix("torch."),
-        },
+        **more,
         "segment_frames": segment_frames,
-        "flow": renderer.flow_name,
-        "operations": {name: ops.resolve(name, checkpoint.device) for name in ops.OPERATIONS},
+        "flow": flow,
+        "operations": {name: ops.resolve(name, device) for name in ops.OPERATIONS},
         "machine": machine_line(),
         "packages": package_versions(),
     }
     plain: dict[str, Any] = json.loads(json.dumps(found))
     return plain
+
+
+def is_steadied(known: Mapping[str, Any]) -> bool:
+    """Whether a run or a manifest is one of `flowguide steady`, not of `flowguide render`."""
+    return "stylised" in known
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], names: Iterable[str]) -> list[str]:
@@ -87,13 +102,13 @@ def package_versions() -> dict[str, str | None]:
     return found
 
 
-def named_files(config: RenderConfig) -> dict[str, Path]:
+def named_files(config: RenderConfig | SteadyConfig) -> dict[str, Path]:
     """The files that options name, apart from the model: option -> file, where it exists."""
     names = ("flow_weight", "shots", "vae", "lora", "embedding", "control", "depth_model", "ip_adapter", "ip_image",
              "mask", "keep")  # fmt: skip
     found = {}
     for name in names:
-        value = getattr(config, name)
+        value = getattr(config, name, None)
         for number, text in enumerate(value if isinstance(value, tuple) else (value,)):
             file = _named(text) if text else None
             if file is not None:

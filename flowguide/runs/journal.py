@@ -27,15 +27,20 @@ from typing import Any
 from ..errors import FlowguideError, UsageError
 from ..video.segments import WAITING, Segment, copies_packets
 from .durable import read_json, sync_folder, write_durably, write_json
-from .identity import file_digest
+from .identity import file_digest, is_steadied
 from .state_file import PackedState, load_state, save_state
 
 FORMAT = 1
 """Number of this arrangement of files; another one is refused."""
-RUN = {"settings": dict, "source_path": str, "segment_frames": int}
+RUN = {"settings": dict, "source_path": str, "stylised_path?": str, "segment_frames": int}
 """What run.json holds at least, and of which type."""
+RECORD = {
+    "first": int, "pts": list, "order": list, "sha256": str, "shots": int, "seconds": int | float, "anchors": list,
+    "carried": int | float, "stage_seconds": dict,
+}  # fmt: skip
+"""What a segment's file holds, likewise."""
 NOTES: dict[str, dict[str, Any]] = {
-    "painted": {"losses": list},
+    "painted": {"losses": list, "notes?": list},
     "joined": {"sha256?": str | None, "before?": str | None, "replaces?": str | None, "frames?": int},
     "redo": {"frames": list, "first": int, "end": int, "done": list, "changes": dict, "joined?": str | None},
     "redone": {"ranges": list},
@@ -62,6 +67,14 @@ class Record:
     """Time that painting it took."""
     anchors: list[int] = field(default_factory=list)
     """Indices of frames that are anchors."""
+    carried: float = 0.0
+    """Sum over its frames of the share that was carried."""
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+
+
+def frames_in(records: Sequence[Record]) -> int:
+    """Frames of all the segments together."""
+    return sum(len(record.pts) for record in records)
 
 
 def run_folder(path: Path) -> Path:
@@ -86,7 +99,8 @@ class Journal:
     def run(self) -> dict[str, Any]:
         """What `begin` was given. Raises FlowguideError where it is damaged or of another format."""
         content = read_json(self.folder / "run.json")
-        if content.get("format") != FORMAT or not _has(content, RUN):
+        whole = _has(content, RUN) and is_steadied(content) == ("stylised_path" in content)
+        if content.get("format") != FORMAT or not whole:
             raise FlowguideError(
                 f"{self.folder} was written by another flowguide, or is damaged; begin anew with --overwrite."
             )
@@ -130,21 +144,11 @@ class Journal:
     def segment_path(self, number: int) -> Path:
         return self._segments / f"{number:06d}{self._suffix}"
 
-    def commit(
-        self,
-        number: int,
-        first: int,
-        segment: Segment,
-        *,
-        shots: int,
-        seconds: float,
-        anchors: Sequence[int] = (),
-    ) -> None:
-        """Let a finished segment count."""
+    def commit(self, number: int, first: int, segment: Segment, **told: Any) -> None:
+        """Let a finished segment count. told: the rest of its Record."""
         digest = file_digest(segment.path)
         content = {
-            "first": first, "pts": list(segment.pts), "order": list(segment.order), "sha256": digest,
-            "shots": shots, "seconds": seconds, "anchors": list(anchors),
+            "first": first, "pts": list(segment.pts), "order": list(segment.order), "sha256": digest, **told,
         }  # fmt: skip
         write_json(self._segments / f"{number:06d}.json", content)
 
@@ -152,7 +156,7 @@ class Journal:
         """The segments that count, in order from the first; it ends before one that is missing or damaged."""
         found: list[Record] = []
         while (record := self._record(len(found))) is not None:
-            if record.first != sum(len(before.pts) for before in found):
+            if record.first != frames_in(found):
                 break
             found.append(record)
         return found
@@ -163,8 +167,9 @@ class Journal:
             return None
         try:
             record = Record(number=number, **read_json(path))
-            whole = bool(record.pts) and sorted(record.order) == list(range(len(record.pts)))
-            return record if whole and record.first >= 0 else None
+            whole = _has(vars(record), RECORD) and bool(record.pts)
+            times = whole and all(isinstance(value, int | float) for value in record.stage_seconds.values())
+            return record if times and sorted(record.order) == list(range(len(record.pts))) else None
         except (TypeError, FlowguideError):
             return None
 
@@ -177,10 +182,10 @@ class Journal:
         """Keep what the first frame of segment `number` needs."""
         write_durably(self._state_path(number), lambda part: save_state(part, state))
 
-    def thin_states(self, newest: int) -> None:
-        """Let go of states that neither resuming nor painting a range again needs."""
+    def thin_states(self, newest: int, kept: int = STATES_KEPT) -> None:
+        """Let go of states that neither resuming nor painting a range again needs; of the latter about `kept` stay."""
         stride = 1
-        while newest / stride > STATES_KEPT:
+        while newest / stride > kept:
             stride *= 2
         for path in self._states.glob("*.safetensors"):
             number = int(path.stem)

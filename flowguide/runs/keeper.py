@@ -31,6 +31,9 @@ class Painted:
     """When painting it began, as `time.perf_counter` tells it."""
     anchors: list[int]
     """Indices of frames that are anchors."""
+    carried: float
+    """Sum over its frames of the share that was carried."""
+    stage_seconds: dict[str, float]
 
 
 class Keeper:
@@ -68,8 +71,9 @@ class Keeper:
             journal.save_state(after, painted.state)
         seconds = time.perf_counter() - painted.began
         journal.commit(
-            painted.number, painted.first, segment, shots=painted.shots, seconds=seconds, anchors=painted.anchors
-        )
+            painted.number, painted.first, segment, shots=painted.shots, seconds=seconds, anchors=painted.anchors,
+            carried=painted.carried, stage_seconds=painted.stage_seconds,
+        )  # fmt: skip
         self._committed(painted)
         check_room(journal.folder, segment.path.stat().st_size + 2 * journal.state_bytes(after))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import av.error
 from ..errors import FlowguideError
 from .durable import read_json, write_json
 from .identity import SAME, TOLD
+from .journal import Record, frames_in
 
 TAG = "comment"
 """The container's tag that holds the manifest."""
@@ -26,21 +28,36 @@ def manifest_path(output: Path) -> Path:
 def manifest(
     run: Mapping[str, Any],
     output: Path,
+    records: Sequence[Record],
     *,
-    frames: int,
-    seconds: float,
-    painted_again: list[dict[str, Any]],
-    anchors: list[int],
+    painted_again: Sequence[Mapping[str, Any]],
+    notes: Sequence[str],
 ) -> dict[str, Any]:
     """The manifest of a finished run; no path but the names of files is in it, because it travels with the video.
 
-    run: what `identity` told. seconds: that painting took, in all sessions. painted_again: ranges of frames that were,
-    and the settings that they have to themselves. anchors: frames of the output that others were carried from.
+    run: what `identity` told. records: its segments; times are those of all sessions together, anchors frames of the
+    output that others were carried from. painted_again: ranges of frames that were, and the settings that they have to
+    themselves. notes: what else is to be told, in sentences.
     """
     told = {name: run[name] for name in (*(same.split(".")[0] for same in SAME), *TOLD) if name in run}
-    again = {"painted_again": painted_again} if painted_again else {}
-    carried = {"anchors": anchors} if anchors else {}
-    return {**told, "output": output.name, "frames": frames, "seconds": round(seconds, 3), **carried, **again}
+    stages: dict[str, float] = defaultdict(float)
+    for record in records:
+        for name, seconds in record.stage_seconds.items():
+            stages[name] += seconds
+    found = {
+        "anchors": [index for record in records for index in record.anchors],
+        "painted_again": list(painted_again),
+        "notes": list(notes),
+    }
+    return {
+        **told,
+        "output": output.name,
+        "frames": frames_in(records),
+        "shots": records[-1].shots,
+        "seconds": round(sum(record.seconds for record in records), 3),
+        "stage_seconds": {name: round(seconds, 3) for name, seconds in stages.items()},
+        **{name: value for name, value in found.items() if value},
+    }
 
 
 def tag(content: Mapping[str, Any]) -> dict[str, str]:
@@ -64,7 +81,10 @@ def read_manifest(output: Path) -> dict[str, Any]:
         raise FlowguideError(f"{output} is a folder; name a video that flowguide made, or a manifest (.json).")
     beside = output if output.suffix == ".json" else manifest_path(output)
     content = read_json(beside) if beside.is_file() else _inside(output)
-    wanted = {"settings": dict, "source": dict, "painted_again": list, "segment_frames": int, "anchors": list}
+    wanted = {
+        "settings": dict, "source": dict, "stylised": dict, "alignment": dict, "painted_again": list, "notes": list,
+        "segment_frames": int, "anchors": list,
+    }  # fmt: skip
     sound = all(isinstance(content.get(name, kind()), kind) for name, kind in wanted.items())
     if not sound or "settings" not in content or "source" not in content:
         raise FlowguideError(f"{output} was not made by flowguide, or its manifest is damaged.")

@@ -13,7 +13,8 @@ from ..diffusion.lanes import Lanes
 from ..errors import FlowguideError, Interrupted
 from ..machine import choose_device, choose_dtype
 from .batch import Entry
-from .clip import SEGMENT_FRAMES, RenderReport, Request, render
+from .clip import SEGMENT_FRAMES, RenderReport, render
+from .request import Request
 
 
 def render_many(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
 from ..config import RenderConfig
 from ..errors import UsageError
 from ..machine import choose_device
-from ..masks import needs_alpha
+from ..masks import leaves_nothing, needs_alpha
 from ..video import ClipReader, Codec
 from ..video.choice import read_rate
 from ..video.formats import CONTAINERS, PICTURES, codec_for, suffix_for
 from ..video.presets import preset_codec, read_preset
+
+log = logging.getLogger("flowguide.runs")
 
 NUMBERED_NAME = "converted_%06d"
 """How pictures are called where only their folder is named."""
@@ -36,6 +39,13 @@ def open_clip(source: str | Path, config: RenderConfig, *, alpha: bool = False) 
         decoder=config.decoder,
         device=choose_device(config.device),
     )
+
+
+def tell_what_stays(config: RenderConfig) -> None:
+    """Warn where the masks leave nothing to paint. Raises UsageError and VideoError."""
+    if leaves_nothing(config):
+        given = " and ".join(f"--{name} {value}" for name in ("mask", "keep") if (value := getattr(config, name)))
+        log.warning("%s: nothing is left to paint, so every frame stays as it is.", given)
 
 
 def named_output(output: Path, source: str | Path, config: RenderConfig) -> Path:

@@ -9,7 +9,7 @@ from typing import BinaryIO
 from ..config import RenderConfig
 from ..errors import UsageError
 from ..renderer import Renderer, Styled
-from .opened import open_clip
+from .opened import open_clip, tell_what_stays
 from .session import log
 
 STDOUT = Path("-")
@@ -33,6 +33,7 @@ def stream_raw(
         raise UsageError(
             "--lanes holds whole shots in memory and a raw stream gives each frame at once; leave one out."
         )
+    tell_what_stays(config)
     renderer, count = Renderer(config), 0
     with open_clip(source, config) as reader:
         height, width = reader.info.size
