@@ -18,7 +18,7 @@ from .flow import FlowEstimator, estimator
 from .flow.shots import CutDetector
 from .guidance.anchors import Anchors, Finished, Known
 from .guidance.rules import anchor_rule
-from .guidance.seams import joined
+from .seams import joined
 from .timing import StageClock
 from .types import Frame
 

@@ -15,8 +15,8 @@ from flowguide.errors import UnknownName, UsageError
 from flowguide.guidance.anchors import Anchors, Finished
 from flowguide.guidance.detail import detail, restored
 from flowguide.guidance.rules import Coverage, Edges, Every, Given, anchor_rule, check_given
-from flowguide.guidance.seams import joined
 from flowguide.guidance.stretch import log_area, unsqueezed
+from flowguide.seams import joined
 from flowguide.steady import Steadier
 from flowguide.types import Flow, Frame
 

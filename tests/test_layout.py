@@ -18,7 +18,7 @@ PACKAGE = ROOT / "flowguide"
 FLOORS = [
     {"types", "errors", "timing", "config", "machine"},
     {"reference", "reference_colour", "reference_sampling"},
-    {"checks", "dispatch", "native", "ops"},
+    {"checks", "dispatch", "native", "ops", "seams"},
     {
         "pictures",
         "masks",

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..seams import Toner
 from .conditioning import Condition
 from .rows import PredictRows
 from .tables import StepTable
@@ -75,10 +76,14 @@ class Volatile:
     """[1, H, W]"""
     weights: Tensor | None = None
     """[steps, 1, h, w]"""
+    tone: Tensor | None = None
+    """[1, 3, H, W]: the prior in the light of this frame."""
+    alike: Tensor | None = None
+    """[1, H, W]: how far that tone is kept where the prior is not pasted."""
 
     def tensors(self) -> Iterator[Tensor]:
         """All of them, in one order."""
-        for value in (self.rgb, self.filled, self.prior, self.confidence, self.weights):
+        for value in (self.rgb, self.filled, self.prior, self.confidence, self.weights, self.tone, self.alike):
             if value is not None:
                 yield value
         yield from (self.noises[number] for number in sorted(self.noises))
@@ -95,7 +100,8 @@ class Volatile:
 
         condition = None if self.condition is None else self.condition.each(lambda value: value.to(device).clone())
         noises = {number: noise.to(device, copy=True) for number, noise in self.noises.items()}
-        pictures = (own(value) for value in (self.filled, self.prior, self.confidence, self.weights))
+        guidance = (self.filled, self.prior, self.confidence, self.weights, self.tone, self.alike)
+        pictures = (own(value) for value in guidance)
         return Volatile(own(self.rgb), noises, condition, *pictures)
 
 
@@ -165,6 +171,8 @@ class FrameProgram:
         shape = tuple(self._held.noises[0].shape)
         self._rows = 2 if scale > 1.0 else 1
         self._source, self._generated = empty(size), empty(size)
+        if self._held.alike is not None:
+            self._toner = Toner((size[2], size[3]), self._device)
         self._z, self._k0, self._scratch = empty(shape), empty(shape), empty(shape)
         self._x, self._x0 = [empty(shape), empty(shape)], [empty(shape), empty(shape)]
         rows = (self._rows, *shape[1:])
@@ -214,6 +222,8 @@ class FrameProgram:
         if held.prior is None or held.confidence is None or settings.paste == 0.0:
             self._finished.copy_(self._generated)
         else:
+            if held.tone is not None and held.alike is not None:
+                self._toner(self._generated[0], held.tone[0], held.confidence[0], held.alike[0])
             ops.paste(
                 self._generated, held.prior, held.confidence, weight=settings.paste, feather_px=settings.feather_px,
                 out=self._finished,

@@ -41,8 +41,9 @@ class FramePrograms:
         """(finished picture [3, H, W], the same as uint8) of the padded frame `rgb` uint8 [3, H, W].
 
         source: `rgb` in [-1, 1]. flow: to the frame before [1, 2, H, W]. carried, weights: what is known of the frame
-        (`filled` and `guide`) and the pull toward it [steps, 1, h, w]; None for a first frame. None where the
-        autoencoder overflowed, or changed settings exclude it: this frame and all that follow go the ordinary way.
+        (`filled`, `guide`, `tone` and `alike`) and the pull toward it [steps, 1, h, w]; None for a first frame. None
+        where the autoencoder overflowed, or changed settings exclude it: this frame and all that follow go the
+        ordinary way.
         """
         why = not_recorded_whole(self._config, self._model, None)
         if why is not None:
@@ -54,7 +55,7 @@ class FramePrograms:
             kind = "guided"
             guide = carried.guide
             told = Volatile(told.rgb, told.noises, told.condition, carried.filled[None], guide.prior[None],
-                            guide.confidence[None], weights)  # fmt: skip
+                            guide.confidence[None], weights, carried.tone[None], carried.alike[None])  # fmt: skip
         picture, packed = self._program(kind, told)(told)
         if self._model.may_overflow and not bool(torch.isfinite(picture).all()):
             log.warning("The autoencoder overflows in float16; frames are no longer recorded whole.")

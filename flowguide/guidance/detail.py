@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..seams import pooled, spread
+
 CELL_PX = 16
 """Side of the cells."""
 RESTORED = 0.95
@@ -32,10 +34,11 @@ def restored(picture: Tensor, wanted: Tensor) -> Tensor:
     luma = _luma(picture)
     band = torch.sub(luma, _blurred(luma))
     here, fine = _laplacian(luma), _laplacian(band)
-    energy, mixed, fine_energy = _pooled(here.square()), _pooled(here * fine), _pooled(fine.square_()).clamp_min(1e-9)
-    missing = (RESTORED * _pooled(wanted) - energy).clamp_min(0.0)
+    measured = pooled(torch.stack([here.square(), here * fine, fine.square_(), wanted]), CELL_PX)
+    energy, mixed, fine_energy = measured[0], measured[1], measured[2].clamp_min(1e-9)
+    missing = (RESTORED * measured[3] - energy).clamp_min(0.0)
     gain = ((mixed.square() + fine_energy * missing).sqrt() - mixed) / fine_energy
-    return picture + band.mul_(_spread(gain.clamp(0.0, LARGEST_GAIN), picture.shape[1:]))
+    return picture + band.mul_(spread(gain.clamp(0.0, LARGEST_GAIN)[None], (luma.shape[0], luma.shape[1]))[0])
 
 
 def _luma(picture: Tensor) -> Tensor:
@@ -53,21 +56,3 @@ def _blurred(luma: Tensor) -> Tensor:
     padded = F.pad(luma[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
     rows = (padded[:-2] + padded[2:]).add_(padded[1:-1], alpha=2.0)
     return (rows[:, :-2] + rows[:, 2:]).add_(rows[:, 1:-1], alpha=2.0).mul_(1 / 16)
-
-
-def _pooled(values: Tensor) -> Tensor:
-    """The mean of every cell, those at the border of the pixels they have: down first, along lines of memory."""
-    height, width = values.shape
-    below, right = -height % CELL_PX, -width % CELL_PX
-    if below or right:
-        values = F.pad(values, (0, right, 0, below))
-    rows, columns = (side // CELL_PX for side in values.shape)
-    lines = values.reshape(rows, CELL_PX, columns * CELL_PX).sum(1)
-    total = lines.view(rows, columns, CELL_PX).sum(2)
-    total[-1] *= CELL_PX / (CELL_PX - below)
-    total[:, -1] *= CELL_PX / (CELL_PX - right)
-    return total.div_(CELL_PX**2)
-
-
-def _spread(cells: Tensor, size: torch.Size) -> Tensor:
-    return F.interpolate(cells[None, None], tuple(size), mode="bilinear", align_corners=False)[0, 0]

@@ -14,10 +14,10 @@ from ..diffusion.image_to_image import ImageToImage, LatentPart, NoiseKey
 from ..diffusion.image_to_image import Known as Inpainted
 from ..diffusion.init import InitialLatent
 from ..diffusion.sampling import LatentGuide, StepCallback
+from ..seams import joined
 from ..types import Frame, Guide
 from .anchors import Known
 from .holes import MOST_UNCOVERED, Window, uncovered, windows_around
-from .seams import joined
 from .trust import Beginnings, unsharp
 from .weights import WeightInputs, weight_schedule
 

@@ -20,6 +20,7 @@ from ..config import RenderConfig
 from ..diffusion.sampling import LatentGuide
 from ..diffusion.tables import StepTable
 from ..flow import FlowEstimator
+from ..seams import toned
 from ..timing import StageClock
 from ..types import Frame, Guide
 from .anchor import Anchor
@@ -47,6 +48,12 @@ class Carried:
     """[3, H, W]: the source's colours when each carried pixel was generated."""
     log_area: Tensor
     """[H, W]: how far each pixel has been stretched since it was generated (see `stretch`)."""
+    alike: Tensor
+    """[H, W] in [0, 1]: how far the source looks as it did then, whatever the confidence; 0 outside the last frame."""
+    tone: Tensor
+    """[3, H, W]: the prior in the light of this frame, which the source has changed by as much since it was painted."""
+    outside: Tensor
+    """[H, W]: 1 where the flow leaves the frame."""
 
     @property
     def confident_share(self) -> float:
@@ -112,8 +119,9 @@ class PreviousFrame:
             anchor, painted = before.anchor.carried(uv, prediction.prior[0, :6])
             prior, seen = painted[:3].clamp(-1.0, 1.0), painted[3:]  # Spline36 overshoots
             log_areas = (prediction.prior[0, 6] + log_area(uv)).nan_to_num()  # unknown flow may be NaN
-            trust = decided(prediction.confidence[0] * unchanged(source, seen)) * soundness(log_areas)
-            confidence = trust.nan_to_num()
+            outside = outside_frame(uv)
+            looks, sound = unchanged(source, seen), soundness(log_areas)
+            confidence = (decided(prediction.confidence[0] * looks) * sound).nan_to_num()
             carried = Carried(
                 guide=Guide(prior, confidence),
                 reference=before.painted[:3],
@@ -123,6 +131,9 @@ class PreviousFrame:
                 anchor=anchor,
                 seen=seen,
                 log_area=log_areas,
+                alike=decided(looks).mul_(sound).mul_(1.0 - outside).nan_to_num_(),
+                tone=source - seen + prior,
+                outside=outside,
             )
         anew = self._beginnings.is_anew(frame.index, carried.confident_share, self._config.cut_share)
         return None if anew else carried
@@ -137,9 +148,8 @@ class PreviousFrame:
             strength=self._config.strength,
         )
         # Where the frame's edge uncovers a line at a time, a cell without pull would paint each line by itself.
-        outside = _outside(carried.uv)
-        least_in_cell = _least(torch.maximum(confidence, outside), self._cell)
-        shown = 1 - F.avg_pool2d(outside[None], self._cell)[0]
+        least_in_cell = _least(torch.maximum(confidence, carried.outside), self._cell)
+        shown = 1 - F.avg_pool2d(carried.outside[None], self._cell)[0]
         return LatentGuide(k0=k0, weights=(self._schedule(table, inputs) * least_in_cell * shown)[:, None])
 
     def finish(self, generated: Tensor, carried: Carried) -> Tensor:
@@ -147,7 +157,8 @@ class PreviousFrame:
         if self._config.paste == 0.0:
             return generated
         with self._clock("glue"):
-            return torch.lerp(generated, carried.guide.prior, self._pasted(carried))
+            own = toned(generated, carried.tone, carried.guide.confidence, carried.alike)
+            return torch.lerp(own, carried.guide.prior, self._pasted(carried))
 
     def remember(self, frame: Frame, source: Tensor, finished: Tensor, carried: Carried | None) -> None:
         """Keep what the next frame needs."""
@@ -203,7 +214,7 @@ class PreviousFrame:
         self._before = None
 
 
-def _outside(uv: Tensor) -> Tensor:
+def outside_frame(uv: Tensor) -> Tensor:
     """[H, W]: 1 where the flow [2, H, W] leaves the frame."""
     _, height, width = uv.shape
     x = uv[0] + torch.arange(width, device=uv.device)

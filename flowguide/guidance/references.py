@@ -26,7 +26,7 @@ from ..timing import StageClock
 from ..types import Frame, Guide
 from .anchor import Anchor
 from .frame_state import frame_state, restored_frame
-from .previous import Carried, PreviousFrame
+from .previous import Carried, PreviousFrame, outside_frame
 from .stretch import log_area, soundness
 from .trust import TRUST, decided, unchanged, unsharp
 
@@ -115,7 +115,7 @@ class References:
         if not far:
             return near
         with self._clock("glue"):
-            carried = self._composed(near, far)
+            carried = self._composed(source, near, far)
         return None if carried.confident_share < self._config.cut_share else carried
 
     def _seen_from(self, frame: Frame, source: Tensor, kept: _Kept, wanted: Tensor) -> _Far:
@@ -138,7 +138,7 @@ class References:
             trust = decided(found.confidence[0] * unchanged(source, layers[3:6])) * soundness(layers[6])
             return _Far(kept, uv, layers, trust.nan_to_num() * _solid(trust) * wanted)
 
-    def _composed(self, near: Carried | None, far: Sequence[_Far]) -> Carried:
+    def _composed(self, source: Tensor, near: Carried | None, far: Sequence[_Far]) -> Carried:
         """What the closest reference and those further back say together."""
         layers, trusts = [view.layers for view in far], [view.confidence for view in far]
         if near is not None:
@@ -149,18 +149,21 @@ class References:
         confidence = torch.stack(trusts).amax(0)
         shares = closest_first(torch.stack([*_with_seams(trusts), trusts[-1]]))
         mixed, _ = ops.composite(torch.stack(layers)[None], shares[None])
-        prior = mixed[0, :3]
+        prior, alike = mixed[0, :3], confidence if near is None else torch.maximum(confidence, near.alike)
         filled = unsharp(ops.fill(prior[None], confidence[None])[0], self._config.unsharp)
         told: dict[str, Any] = {
             "guide": Guide(prior, confidence),
             "filled": filled,
             "seen": mixed[0, 3:6],
             "log_area": mixed[0, 6],
+            "alike": alike,
+            "tone": source - mixed[0, 3:6] + prior,
         }
         if near is None:
             uv, before = far[0].uv, far[0].kept.painted.float()
             anchor = replace(Anchor.at(before[:6]), kept=torch.zeros_like(confidence))
-            return Carried(reference=before[:3], uv=uv, distance_px=torch.hypot(uv[0], uv[1]), anchor=anchor, **told)
+            told |= {"distance_px": torch.hypot(uv[0], uv[1]), "outside": outside_frame(uv)}
+            return Carried(reference=before[:3], uv=uv, anchor=anchor, **told)
         # What comes from further back is not the anchor's: from here on it is read from this frame.
         own = (shares[0] >= shares[1:].amax(0)).to(shares.dtype)
         return replace(near, anchor=replace(near.anchor, kept=near.anchor.kept * own), **told)

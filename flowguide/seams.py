@@ -1,0 +1,93 @@
+"""No seam where a frame's own pixels fill what is not known: they join on to the carried ones around them.
+
+Two paintings of one thing differ in tone from place to place. The difference along the border of a hole is continued
+into it by push-pull, coarser the further in, and added to the frame's own pixels: their detail stays, their tone meets
+the surroundings'. It is gradient-domain cloning with push-pull in the place of the Laplace equation (Perez et al.,
+SIGGRAPH 2003; Farbman et al., SIGGRAPH 2009), and, since fine differences reach only as far as their own size, a paste
+in as many bands as the hole is wide.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import ops
+
+TONE_CELL_PX = 8
+"""Side of the cells whose mean tone is kept: finer differences are strokes."""
+
+
+def joined(own: Tensor, prior: Tensor, confidence: Tensor) -> Tensor:
+    """`own` [3, H, W] with its tone brought to that of `prior` where the latter is known, in [-1, 1].
+
+    prior: [3, H, W], finite where it is known. confidence: [H, W] in [0, 1]; 1 is known. Where nothing is known, or
+    all is, `own` comes back as it is.
+    """
+    difference = (prior - own).masked_fill(confidence == 0, 0.0)
+    return (own + ops.fill(difference[None], confidence[None])[0]).clamp(-1.0, 1.0)
+
+
+def toned(own: Tensor, tone: Tensor, confidence: Tensor, alike: Tensor) -> Tensor:
+    """`own` [3, H, W] with the tone that the place had before, as far as it looks the same, in [-1, 1].
+
+    tone: [3, H, W], what was painted before, in the light of now, finite. confidence: [H, W] in [0, 1], where that is
+    known to be of this place: the difference from it is measured there. alike: [H, W] in [0, 1], how far the source
+    looks as it did then: the difference is taken off there. What is painted anew though it never left the view, because
+    flow or confidence failed for a moment, keeps its tone so; where something else came into view the painting stays.
+    """
+    toner = Toner((own.shape[1], own.shape[2]), own.device)
+    return toner(own.clone(), tone, confidence, alike)
+
+
+class Toner:
+    """`toned` for one size of picture, in memory of its own."""
+
+    def __init__(self, size: tuple[int, int], device: torch.device):
+        height, width = size
+        rows, columns = (-(-side // TONE_CELL_PX) for side in size)
+        self._size = size
+        self._weighted = torch.zeros(4, rows * TONE_CELL_PX, columns * TONE_CELL_PX, device=device)
+        self._lines = torch.empty(4, rows, columns * TONE_CELL_PX, device=device)
+        self._cells = torch.empty(4, rows, columns, device=device)
+        self._known = torch.empty(1, rows, columns, device=device)
+        self._tone = torch.empty(1, 3, rows, columns, device=device)
+        self._spread = torch.empty(1, 3, height, width, device=device)
+
+    def __call__(self, own: Tensor, tone: Tensor, confidence: Tensor, alike: Tensor) -> Tensor:
+        """Changes `own` in place, and returns it."""
+        height, width = self._size
+        _, rows, columns = self._cells.shape
+        inside = self._weighted[:, :height, :width]
+        torch.sub(tone, own, out=inside[:3])
+        inside[:3].mul_(confidence)
+        inside[3].copy_(confidence)
+        torch.sum(self._weighted.view(4, rows, TONE_CELL_PX, -1), 2, out=self._lines)
+        torch.sum(self._lines.view(4, rows, columns, TONE_CELL_PX), 3, out=self._cells)
+        torch.mul(self._cells[3], 1.0 / TONE_CELL_PX**2, out=self._known[0]).clamp_(0.0, 1.0)
+        self._cells[:3].div_(self._cells[3].clamp_min_(1e-6))
+        ops.fill(self._cells[None, :3], self._known, out=self._tone)
+        torch.ops.aten.upsample_bilinear2d.out(self._tone, self._size, False, None, None, out=self._spread)
+        return own.addcmul_(self._spread[0], alike).clamp_(-1.0, 1.0)
+
+
+def pooled(planes: Tensor, cell: int) -> Tensor:
+    """The mean of every cell of `planes` [C, H, W], [C, ceil(H / cell), ceil(W / cell)]; cells cut by the border have
+    the mean of the pixels they have."""
+    channels, height, width = planes.shape
+    below, right = -height % cell, -width % cell
+    if below or right:
+        planes = F.pad(planes, (0, right, 0, below))
+    rows, columns = (side // cell for side in planes.shape[1:])
+    # Down first, along lines of memory.
+    lines = planes.reshape(channels, rows, cell, columns * cell).sum(2)
+    total = lines.view(channels, rows, columns, cell).sum(3)
+    total[:, -1] *= cell / (cell - below)
+    total[:, :, -1] *= cell / (cell - right)
+    return total.div_(cell**2)
+
+
+def spread(cells: Tensor, size: tuple[int, int]) -> Tensor:
+    """`cells` [C, h, w] at the pixels of a picture of `size`, [C, H, W], bilinear."""
+    return F.interpolate(cells[None], size, mode="bilinear", align_corners=False)[0]
