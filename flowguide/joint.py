@@ -18,7 +18,7 @@ from . import ops
 from .config import RenderConfig
 from .diffusion.image_to_image import NoiseKey
 from .flow.kept import KeptFlows
-from .guidance.anchors import Anchors, Finished, Known
+from .guidance.anchors import Anchors, Finished, Known, Painted
 from .guidance.frame_state import frame_state, restored_frame
 from .guidance.generated import Generated
 from .guidance.paths import Path, paths_between
@@ -181,10 +181,10 @@ class JointFrames:
         known = torch.cat([one.latent for one in self._fixed]) if self._fixed else start[:0]
         return Mutual(flows, trusts, base, known)
 
-    def _own(self, frame: Frame, known: Known | None) -> Tensor:
+    def _own(self, frame: Frame, known: Known | None) -> Painted:
         """The picture that the frame has by itself: made together, or alone where it was not painted."""
         made = self._pictures.get(frame.index)
-        return self._alone(frame, known) if made is None else made
+        return self._alone(frame, known) if made is None else Painted(made)
 
     def _key(self, frame: Frame) -> NoiseKey:
         return NoiseKey(self.shot, frame.index)

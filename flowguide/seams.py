@@ -17,6 +17,8 @@ from . import ops
 
 TONE_CELL_PX = 8
 """Side of the cells whose mean tone is kept: finer differences are strokes."""
+TONE_KEPT = 0.7
+"""Share of a difference in tone that is taken off: with all of it, chance differences travel on for ever and add up."""
 
 
 def joined(own: Tensor, prior: Tensor, confidence: Tensor) -> Tensor:
@@ -34,8 +36,9 @@ def toned(own: Tensor, tone: Tensor, confidence: Tensor, alike: Tensor) -> Tenso
 
     tone: [3, H, W], what was painted before, in the light of now, finite. confidence: [H, W] in [0, 1], where that is
     known to be of this place: the difference from it is measured there. alike: [H, W] in [0, 1], how far the source
-    looks as it did then: the difference is taken off there. What is painted anew though it never left the view, because
-    flow or confidence failed for a moment, keeps its tone so; where something else came into view the painting stays.
+    looks as it did then: TONE_KEPT of the difference is taken off there. What is painted anew though it never left the
+    view, because flow or confidence failed for a moment, keeps its tone so; where something else came into view the
+    painting stays.
     """
     toner = Toner((own.shape[1], own.shape[2]), own.device)
     return toner(own.clone(), tone, confidence, alike)
@@ -69,7 +72,7 @@ class Toner:
         self._cells[:3].div_(self._cells[3].clamp_min_(1e-6))
         ops.fill(self._cells[None, :3], self._known, out=self._tone)
         torch.ops.aten.upsample_bilinear2d.out(self._tone, self._size, False, None, None, out=self._spread)
-        return own.addcmul_(self._spread[0], alike).clamp_(-1.0, 1.0)
+        return own.addcmul_(self._spread[0], alike, value=TONE_KEPT).clamp_(-1.0, 1.0)
 
 
 def pooled(planes: Tensor, cell: int) -> Tensor:

@@ -6,18 +6,21 @@ result is a given pixel, moved; none is invented.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from . import ops
 from .config import SteadyConfig
 from .errors import UsageError
 from .flow import FlowEstimator, estimator
+from .flow.lookahead import Ahead
 from .flow.shots import CutDetector
-from .guidance.anchors import Anchors, Finished, Known
+from .guidance.anchors import Anchors, Finished, Known, Painted
 from .guidance.rules import anchor_rule
+from .machine import threads_beside
 from .seams import joined
 from .timing import StageClock
 from .types import Frame
@@ -45,10 +48,16 @@ class Steadier:
         """Numbers of the frames that became anchors."""
         self._cuts = cuts or CutDetector()
         # Without a measure of its own: the strategy judges both directions itself.
-        self._flow = flow or estimator(self.config.flow, confidence=None)
+        found_by = flow or estimator(self.config.flow, confidence=None)
+        self._flow = Ahead(found_by, self.config.anchor_frames, prepare=lambda frame: frame)
         self._rule = anchor_rule(self.config.anchors, self.config.anchor_frames)
         self._anchors = Anchors(
-            self._flow, self._rule, self._given_picture, feather_px=self.config.feather_px, clock=self.clock
+            self._flow,
+            self._rule,
+            self._given_picture,
+            feather_px=self.config.feather_px,
+            clock=self.clock,
+            threads=threads_beside(torch.device("cpu")),
         )
         self._given: dict[int, Frame] = {}
 
@@ -59,9 +68,22 @@ class Steadier:
 
     def __call__(self, source: Iterable[Frame], painted: Iterable[Frame]) -> Iterator[Finished]:
         """The finished frames in order. Ends with the shorter of the two. Raises UsageError for different sizes."""
-        for frame, given in zip(source, painted, strict=False):
+        for frame, given in self.ahead(zip(source, painted, strict=False)):
             yield from self.add(frame, given)
         yield from self.end()
+
+    def ahead(self, pairs: Iterable[tuple[Frame, Frame]]) -> Iterator[tuple[Frame, Frame]]:
+        """The `pairs` for `add`, read by a thread that finds the flow of the source before it is needed."""
+        painted: deque[Frame] = deque()
+
+        def source() -> Iterator[Frame]:
+            for frame, given in pairs:
+                painted.append(given)
+                yield frame
+
+        with self._flow.over(source()) as frames:
+            for frame in frames:
+                yield frame, painted.popleft()
 
     def add(self, frame: Frame, given: Frame) -> Iterator[Finished]:
         """Take the next source frame and its painted picture; give out what is finished by it, perhaps nothing."""
@@ -104,9 +126,9 @@ class Steadier:
                 self.anchors.append(done.frame.index)
             yield done
 
-    def _given_picture(self, frame: Frame, known: Known | None) -> Tensor:
+    def _given_picture(self, frame: Frame, known: Known | None) -> Painted:
         given = ops.to_model(self._given[frame.index].rgb[None].to(frame.rgb.device))[0]
-        return given if known is None else joined(given, known.guide.prior, known.guide.confidence)
+        return Painted(given if known is None else joined(given, known.guide.prior, known.guide.confidence))
 
 
 def _told(frame: Frame) -> str:

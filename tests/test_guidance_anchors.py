@@ -12,7 +12,7 @@ from torch import Tensor
 from flowguide import ops
 from flowguide.config import SteadyConfig
 from flowguide.errors import UnknownName, UsageError
-from flowguide.guidance.anchors import Anchors, Finished
+from flowguide.guidance.anchors import Anchors, Finished, Painted
 from flowguide.guidance.detail import detail, restored
 from flowguide.guidance.rules import Coverage, Edges, Every, Given, anchor_rule, check_given
 from flowguide.guidance.stretch import log_area, unsqueezed
@@ -214,14 +214,14 @@ def test_frames_of_different_sizes_are_refused() -> None:
         list(Steadier()([source], [painted]))
 
 
-def test_memory_is_that_of_a_window() -> None:
-    """What waits is finished with each anchor, and only a few origins are kept."""
+def test_memory_is_that_of_two_windows() -> None:
+    """What waits is begun with each anchor and given out by the next one, and only a few origins are kept."""
     source = panned_source(40, 1)
     painted = [Frame(noise(index), index) for index in range(40)]
     steadier = Steadier(SteadyConfig(anchors="5"), flow=KnownFlow(pan(1.0)), cuts=NoCuts())  # type: ignore[arg-type]
     for frame, given in zip(source, painted, strict=True):
         list(steadier.add(frame, given))
-        assert len(steadier._given) < 6
+        assert len(steadier._given) < 11
         assert len(steadier._anchors._origins) <= 4
 
 
@@ -232,7 +232,11 @@ def test_threads_change_nothing() -> None:
 
     def all_of_it(threads: int, explain: bool) -> list[Finished]:
         anchors = Anchors(
-            KnownFlow(pan(1.0)), Every(5), lambda frame, known: painted[frame.index], threads=threads, explain=explain
+            KnownFlow(pan(1.0)),
+            Every(5),
+            lambda frame, known: Painted(painted[frame.index]),
+            threads=threads,
+            explain=explain,
         )
         return [*(done for frame in source for done in anchors.add(frame)), *anchors.end_shot()]
 

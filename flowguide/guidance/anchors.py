@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,8 +50,17 @@ class Known:
         return Known(guide, None if self.distance_px is None else window.of(self.distance_px).contiguous())
 
 
-Paint = Callable[[Frame, Known | None], Tensor]
-"""(frame, what is known of it) -> its own picture, float [3, H, W] in [-1, 1]; what is known of it is not used."""
+class Painted(NamedTuple):
+    """A frame's own picture."""
+
+    picture: Tensor
+    """float [3, H, W] in [-1, 1]."""
+    own: Tensor | None = None
+    """bool [H, W]: where it was painted; elsewhere it is filled from around, for this frame alone. None: everywhere."""
+
+
+Paint = Callable[[Frame, Known | None], Painted]
+"""(frame, what is known of it) -> its own picture; what is known of it is not used."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +178,7 @@ class Anchors:
         yield from self._given_out(lambda: True)
 
     def _first(self, frame: Frame) -> Finished:
-        picture = self._paint(frame, None)
+        picture = self._paint(frame, None).picture
         self._anchor = frame
         self._origins = [own_origin(frame, picture)]
         self._rule.begin(frame)
@@ -237,18 +246,19 @@ class Anchors:
             source = source_of(frame)
             views = views_of(source, ways)
             guide = _guide(views)
-        own = self._paint(frame, Known(guide, views.distance_px()))
+        painted = self._paint(frame, Known(guide, views.distance_px()))
         with self._clock("glue"):
-            finished = self._finished(frame, views, guide, own, is_anchor=True)
-            ones = torch.ones_like(own[:1])
+            finished = self._finished(frame, views, guide, painted.picture, is_anchor=True)
+            ones = torch.ones_like(source[:1])
             carried = self._pasted(torch.zeros_like(ones), Guide(ones, guide.confidence))[0]
-            return finished, origins_after(frame, source, finished.picture, views, carried)
+            own = 1.0 - carried if painted.own is None else (1.0 - carried) * painted.own
+            return finished, origins_after(frame, source, finished.picture, views, carried, own)
 
     def _carried(self, frame: Frame, ways: Callable[[], Sequence[Way]]) -> Finished:
         """The frame between anchors, of which only slivers are unknown."""
         views = views_of(source_of(frame), ways())
         guide = _guide(views)
-        return self._finished(frame, views, guide, self._paint(frame, Known(guide, None)), is_anchor=False)
+        return self._finished(frame, views, guide, self._paint(frame, Known(guide, None)).picture, is_anchor=False)
 
     def _drifted_back(self, frame: Frame, way: Path) -> list[Way]:
         """The ways of `frame`, which leads `way` to the last anchor, to all origins, without the drift of that way."""

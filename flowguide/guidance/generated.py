@@ -16,7 +16,7 @@ from ..diffusion.init import InitialLatent
 from ..diffusion.sampling import LatentGuide, StepCallback
 from ..seams import joined
 from ..types import Frame, Guide
-from .anchors import Known
+from .anchors import Known, Painted
 from .holes import MOST_UNCOVERED, Window, uncovered, windows_around
 from .trust import Beginnings, unsharp
 from .weights import WeightInputs, weight_schedule
@@ -48,28 +48,30 @@ class Generated:
         self._config = config
         self._schedule = weight_schedule(config.flow_weight)
 
-    def __call__(self, frame: Frame, known: Known | None) -> Tensor:
+    def __call__(self, frame: Frame, known: Known | None) -> Painted:
         """The frame's own picture; where only slivers are unknown, the known pixels around them.
 
         The model sees no more of the frame than the holes need (`windows_around`).
         """
         if known is not None and known.distance_px is None:
-            return self.fill(known.guide)
+            return Painted(self.fill(known.guide))
         source = ops.to_model(frame.rgb[None])
         if known is None or self._beginnings.is_anew(
             frame.index, float(known.guide.confidence.mean()), self._config.cut_share
         ):
             self.painted += 1
-            return self._painted(frame, source, None, None, None, Window.whole(frame.size))
+            return Painted(self._painted(frame, source, None, None, None, Window.whole(frame.size)))
         holes = uncovered(known.guide.confidence)
         if float(holes.float().mean()) <= MOST_UNCOVERED:
-            return self.fill(known.guide)
+            return Painted(self.fill(known.guide), torch.zeros_like(holes))
         self.painted += 1
         windows = self._windows(holes)
         picture = self.fill(known.guide)
+        own = torch.zeros_like(holes)
         for window in windows:
+            window.of(own)[:] = True
             window.of(picture)[:] = self._guided(frame, window.of(source), known.within(window), window)
-        return picture
+        return Painted(picture, own)
 
     def _windows(self, holes: Tensor) -> list[Window]:
         if self._model.fixes_sizes or self._config.init == "first":

@@ -55,7 +55,7 @@ def uncovered(confidence: Tensor) -> Tensor:
     hidden = (confidence < 0.5).cpu().numpy().astype(np.uint8)
     wider = max(SLIVER_PX, round(SLIVER * min(hidden.shape))) // 2 * 2 + 1
     sliver = np.ones((wider, wider), np.uint8)
-    return torch.from_numpy(cv2.morphologyEx(hidden, cv2.MORPH_OPEN, sliver)).bool()
+    return torch.from_numpy(cv2.morphologyEx(hidden, cv2.MORPH_OPEN, sliver)).bool().to(confidence.device)
 
 
 def windows_around(holes: Tensor, *, grid: int, least_px: int) -> list[Window]:
@@ -66,7 +66,7 @@ def windows_around(holes: Tensor, *, grid: int, least_px: int) -> list[Window]:
     """
     height, width = holes.shape
     whole = Window.whole((height, width))
-    _, _, found, _ = cv2.connectedComponentsWithStats(holes.numpy().astype(np.uint8), connectivity=8)
+    _, _, found, _ = cv2.connectedComponentsWithStats(holes.cpu().numpy().astype(np.uint8), connectivity=8)
     windows: list[Window] = []
     for left, top, wide, high, area in found[1:].tolist():
         if area >= LEAST_PAINTED * whole.area:

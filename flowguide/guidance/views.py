@@ -121,17 +121,20 @@ def ways_between(
     return ways
 
 
-def origins_after(frame: Frame, source: Tensor, picture: Tensor, views: Views, carried: Tensor) -> list[Origin]:
-    """The origins of the anchor `frame`: the earlier ones that still own enough of it, and itself for the rest.
+def origins_after(
+    frame: Frame, source: Tensor, picture: Tensor, views: Views, carried: Tensor, own: Tensor
+) -> list[Origin]:
+    """The origins of the anchor `frame`: the earlier ones that still own enough of it, and itself for its own pixels.
 
-    carried: [H, W], where the finished `picture` [3, H, W] is carried.
+    carried, own: [H, W], where the finished `picture` [3, H, W] is carried, and where it was painted for this frame.
+    What is neither belongs to nobody, and is unknown in the next frames again.
     """
     total = views.confidence.sum(0).clamp_min_(1e-6)
     owned = [(confidence / total * carried, place) for place, confidence in enumerate(views.confidence)]
     owned.sort(key=lambda pair: -float(pair[0].mean()))
     kept: list[Origin] = []
-    rest, travels = 1.0 - carried, torch.cat([source, detail(picture)[None]])
-    birth = rest * travels
+    rest, travels = own, torch.cat([source, detail(picture)[None]])
+    birth = (1.0 - carried) * travels
     for share, place in owned:
         birth = birth + share * views.warped[place, 3:]
         way = views.ways[place]

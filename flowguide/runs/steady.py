@@ -210,7 +210,7 @@ class SteadyPainter:
         self.clock = self.steadier.clock
 
     def __call__(self, frames: Iterable[Pair], /) -> Iterator[Styled]:
-        source = iter(frames)
+        source = self.steadier.ahead(frames)
         while True:
             with self.clock("read"):
                 pair = next(source, None)
