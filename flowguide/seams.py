@@ -51,28 +51,41 @@ class Toner:
         height, width = size
         rows, columns = (-(-side // TONE_CELL_PX) for side in size)
         self._size = size
-        self._weighted = torch.zeros(4, rows * TONE_CELL_PX, columns * TONE_CELL_PX, device=device)
-        self._lines = torch.empty(4, rows, columns * TONE_CELL_PX, device=device)
-        self._cells = torch.empty(4, rows, columns, device=device)
-        self._known = torch.empty(1, rows, columns, device=device)
-        self._tone = torch.empty(1, 3, rows, columns, device=device)
-        self._spread = torch.empty(1, 3, height, width, device=device)
+        down, across = (_pixels_in_cells(side, device) for side in size)
+        self._share = 1.0 / (down[:, None] * across)
+        """One over the pixels that each cell has."""
+        self._pixels = torch.zeros(5, rows * TONE_CELL_PX, columns * TONE_CELL_PX, device=device)
+        """Difference in tone times confidence, confidence, likeness."""
+        self._lines = torch.empty(5, rows, columns * TONE_CELL_PX, device=device)
+        self._cells = torch.empty(5, rows, columns, device=device)
+        self._tone = torch.empty(1, 4, rows, columns, device=device)
+        """Difference in tone, likeness."""
+        self._known, self._filled = torch.empty(1, rows, columns, device=device), self._tone[:, :3]
+        self._spread = torch.empty(1, 4, height, width, device=device)
 
     def __call__(self, own: Tensor, tone: Tensor, confidence: Tensor, alike: Tensor) -> Tensor:
         """Changes `own` in place, and returns it."""
         height, width = self._size
         _, rows, columns = self._cells.shape
-        inside = self._weighted[:, :height, :width]
+        inside = self._pixels[:, :height, :width]
         torch.sub(tone, own, out=inside[:3])
         inside[:3].mul_(confidence)
         inside[3].copy_(confidence)
-        torch.sum(self._weighted.view(4, rows, TONE_CELL_PX, -1), 2, out=self._lines)
-        torch.sum(self._lines.view(4, rows, columns, TONE_CELL_PX), 3, out=self._cells)
-        torch.mul(self._cells[3], 1.0 / TONE_CELL_PX**2, out=self._known[0]).clamp_(0.0, 1.0)
+        inside[4].copy_(alike)
+        torch.sum(self._pixels.view(5, rows, TONE_CELL_PX, -1), 2, out=self._lines)
+        torch.sum(self._lines.view(5, rows, columns, TONE_CELL_PX), 3, out=self._cells)
+        torch.mul(self._cells[3], self._share, out=self._known[0]).clamp_(0.0, 1.0)
         self._cells[:3].div_(self._cells[3].clamp_min_(1e-6))
-        ops.fill(self._cells[None, :3], self._known, out=self._tone)
+        ops.fill(self._cells[None, :3], self._known, out=self._filled)
+        # By cells too: with a border of its own in every pixel, likeness would cut steps into the tone.
+        torch.mul(self._cells[4], self._share, out=self._tone[0, 3])
         torch.ops.aten.upsample_bilinear2d.out(self._tone, self._size, False, None, None, out=self._spread)
-        return own.addcmul_(self._spread[0], alike, value=TONE_KEPT).clamp_(-1.0, 1.0)
+        return own.addcmul_(self._spread[0, :3], self._spread[0, 3], value=TONE_KEPT).clamp_(-1.0, 1.0)
+
+
+def _pixels_in_cells(side: int, device: torch.device) -> Tensor:
+    cells = -(-side // TONE_CELL_PX)
+    return (side - TONE_CELL_PX * torch.arange(cells, device=device)).clamp_max(TONE_CELL_PX).float()
 
 
 def pooled(planes: Tensor, cell: int) -> Tensor:
