@@ -17,6 +17,9 @@ from . import ops
 
 TONE_CELL_PX = 8
 """Side of the cells whose mean tone is kept: finer differences are strokes."""
+ALIKE_FROM = 0.8
+"""Share of a cell that must look alike before anything of its tone is taken: less, and slivers that came into view take
+on the tone of what hid them."""
 TONE_KEPT = 0.7
 """Share of a difference in tone that is taken off: with all of it, chance differences travel on for ever and add up."""
 
@@ -78,7 +81,8 @@ class Toner:
         self._cells[:3].div_(self._cells[3].clamp_min_(1e-6))
         ops.fill(self._cells[None, :3], self._known, out=self._filled)
         # By cells too: with a border of its own in every pixel, likeness would cut steps into the tone.
-        torch.mul(self._cells[4], self._share, out=self._tone[0, 3])
+        likeness = torch.mul(self._cells[4], self._share, out=self._tone[0, 3])
+        likeness.sub_(ALIKE_FROM).mul_(1.0 / (1.0 - ALIKE_FROM)).clamp_(0.0, 1.0)
         torch.ops.aten.upsample_bilinear2d.out(self._tone, self._size, False, None, None, out=self._spread)
         return own.addcmul_(self._spread[0, :3], self._spread[0, 3], value=TONE_KEPT).clamp_(-1.0, 1.0)
 

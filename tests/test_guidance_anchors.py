@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -9,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowguide import ops
+from flowguide import dispatch, ops
 from flowguide.config import SteadyConfig
 from flowguide.errors import UnknownName, UsageError
-from flowguide.guidance.anchors import Anchors, Finished, Painted
+from flowguide.guidance.anchors import Anchors, Finished, Known, Painted
 from flowguide.guidance.detail import detail, restored
 from flowguide.guidance.rules import Coverage, Edges, Every, Given, anchor_rule, check_given
 from flowguide.guidance.stretch import log_area, unsqueezed
@@ -247,6 +248,19 @@ def test_threads_change_nothing() -> None:
     assert all(torch.equal(one.picture, other.picture) for one, other in zip(alone, together, strict=True))
     assert all(done.carried is None for done in alone)
     assert [done.carried is None for done in together] == [True, *[False] * 22], "the first frame is all its own"
+
+
+def test_threads_take_the_implementation_that_was_asked_for() -> None:
+    source, asked = panned_source(12, 1), set()
+
+    def paint(frame: Frame, known: Known | None) -> Painted:
+        asked.add((threading.current_thread() is threading.main_thread(), dispatch._asked.get()))
+        return Painted(ops.to_model(frame.rgb[None])[0])
+
+    with ops.use("reference"):
+        anchors = Anchors(KnownFlow(pan(1.0)), Every(5), paint, threads=2)
+        assert len([*(done for frame in source for done in anchors.add(frame)), *anchors.end_shot()]) == 12
+    assert asked == {(True, "reference"), (False, "reference")}
 
 
 def test_detail_that_a_warp_took_is_given_back() -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -226,7 +227,7 @@ class Anchors:
     def _begin(self, work: Callable[[], Finished]) -> None:
         """Let `work` be done, by a thread where there are any, and given out in its turn."""
         if self._pool is not None:
-            self._due.append(self._pool.submit(_traced, work))
+            self._due.append(self._pool.submit(copy_context().run, _traced, work))
             return
         done: Future[Finished] = Future()
         with self._clock("glue"):
