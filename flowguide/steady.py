@@ -19,6 +19,7 @@ from .flow import FlowEstimator, estimator
 from .flow.lookahead import Ahead
 from .flow.shots import CutDetector
 from .guidance.anchors import Anchors, Finished, Known, Painted
+from .guidance.paths import PathFinder
 from .guidance.rules import anchor_rule
 from .machine import threads_beside
 from .seams import joined
@@ -49,7 +50,7 @@ class Steadier:
         self._cuts = cuts or CutDetector()
         # Without a measure of its own: the strategy judges both directions itself.
         found_by = flow or estimator(self.config.flow, confidence=None)
-        self._flow = Ahead(found_by, self.config.anchor_frames, prepare=lambda frame: frame)
+        self._flow = Ahead(PathFinder(found_by), self.config.anchor_frames, prepare=lambda frame: frame)
         self._rule = anchor_rule(self.config.anchors, self.config.anchor_frames)
         self._anchors = Anchors(
             self._flow,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from . import ops
@@ -15,6 +16,7 @@ from .diffusion.image_to_image import ImageToImage
 from .errors import UsageError
 from .flow import FlowEstimator
 from .guidance.frame_by_frame import FrameByFrame
+from .guidance.paths import PathFinder
 from .guidance.previous import PreviousFrame
 from .guidance.references import References
 from .guidance.seed_v1 import SeedV1
@@ -112,6 +114,11 @@ def read_ahead(config: RenderConfig) -> int:
     needs the other cores."""
     most = config.anchor_frames if config.strategy == "anchors" else 0
     return max(config.lookahead, most) if config.lookahead else 0
+
+
+def finds_ahead(config: RenderConfig, estimator: FlowEstimator, device: torch.device) -> FlowEstimator:
+    """What finds flow ahead: under `anchors` also the paths that the two directions agree on, if another core does it."""
+    return PathFinder(estimator) if config.strategy == "anchors" and device.type == "cpu" else estimator
 
 
 def later_of(config: RenderConfig, parts: Parts) -> Later | None:

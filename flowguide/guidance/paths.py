@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -40,7 +41,39 @@ class Path(NamedTuple):
 def paths_between(estimator: FlowEstimator, at: Frame, to: Frame) -> tuple[Path, Path]:
     """(from `at` to `to`, from `to` to `at`), believed where the two agree."""
     there, back = estimator.both(at, to)
+    if isinstance(there, PathFlow) and isinstance(back, PathFlow):
+        return there.path, back.path
+    return _paths(there, back)
+
+
+def _paths(there: Flow, back: Flow) -> tuple[Path, Path]:
     return _agreed(*_believed(there, back)), _agreed(*_believed(back, there))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathFlow(Flow):
+    """A flow with the path that it and the one back make."""
+
+    path: Path
+
+
+class PathFinder:
+    """`estimator`, whose pairs of flows bring their paths: whoever finds flow ahead finds these too."""
+
+    def __init__(self, estimator: FlowEstimator):
+        self.estimator = estimator
+
+    @property
+    def name(self) -> str:
+        return self.estimator.name
+
+    def __call__(self, at: Frame, to: Frame) -> Flow:
+        return self.estimator(at, to)
+
+    def both(self, at: Frame, to: Frame) -> tuple[Flow, Flow]:
+        there, back = self.estimator.both(at, to)
+        path, path_back = _paths(there, back)
+        return PathFlow(**vars(there), path=path), PathFlow(**vars(back), path=path_back)
 
 
 def drift(estimator: FlowEstimator, at: Frame, looked: Tensor) -> Path:
