@@ -117,7 +117,7 @@ def read_ahead(config: RenderConfig) -> int:
 
 
 def finds_ahead(config: RenderConfig, estimator: FlowEstimator, device: torch.device) -> FlowEstimator:
-    """What finds flow ahead: under `anchors` also the paths that the two directions agree on, if another core does it."""
+    """What finds flow ahead; under `anchors` also the paths that both directions agree on, if another core does it."""
     return PathFinder(estimator) if config.strategy == "anchors" and device.type == "cpu" else estimator
 
 
