@@ -39,6 +39,26 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("steady", "{clip}", "{clip}", "{out}", "--anchors", "3"),
+        ("render", "{clip}", "{out}", "--strategy", "anchors", "--anchors", "3", "--steps", "2"),
+        ("render", "{clip}", "{out}", "--strategy", "joint", "--joint-every", "3", "--steps", "2", "--window", "2"),
+    ],
+    ids=lambda words: " ".join(words[:1] + words[4:6]),
+)
+def test_a_command_that_shares_its_work_among_threads_ends(words: tuple[str, ...], clip: Path, tmp_path: Path) -> None:
+    """As its own process, which waits for every thread: an idle one of a pool would keep it for ever."""
+    out = tmp_path / "out.mp4"
+    command = [sys.executable, "-m", "flowguide", *(word.format(clip=clip, out=out) for word in words)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=100, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert out.exists()
+
+
 def test_help_loads_nothing_heavy() -> None:
     script = (
         "import sys; sys.argv = ['flowguide', '--help']\n"

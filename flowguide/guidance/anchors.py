@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
@@ -116,7 +117,8 @@ class Anchors:
         self._paint = paint
         self._feather_px, self._paste = feather_px, paste
         self._explain = explain
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="carry") if threads > 1 else None
+        self._threads = threads
+        self._pool: ThreadPoolExecutor | None = None
         self._due: deque[Future[Finished]] = deque()
         """Frames that are begun and not given out, in order."""
         self._clock = clock or StageClock()
@@ -195,8 +197,9 @@ class Anchors:
             ways = self._drifted_back(frame, way)
         finished, origins = self._made_anchor(frame, ways)
         yield from self._given_out(lambda: True)
-        self._begin_between(waiting, self._origins, origins)
-        self._begin(lambda: finished)
+        with self._carrying():
+            self._begin_between(waiting, self._origins, origins)
+            self._begin(lambda: finished)
         self._anchor, self._origins = frame, origins
         self._rule.begin(frame)
 
@@ -223,6 +226,19 @@ class Anchors:
         self._begin_between(steps[: most + 1], before, origins)
         self._begin(lambda: finished)
         self._begin_between(steps[most + 1 :], origins, after)
+
+    @contextmanager
+    def _carrying(self) -> Iterator[None]:
+        """Threads for what is begun within the block; they end with it, whether anybody waits for it or not."""
+        if self._threads == 1:
+            yield
+            return
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="carry")
+        try:
+            yield
+        finally:
+            self._pool.shutdown(wait=False)
+            self._pool = None
 
     def _begin(self, work: Callable[[], Finished]) -> None:
         """Let `work` be done, by a thread where there are any, and given out in its turn."""
