@@ -25,13 +25,13 @@ TONE_KEPT = 0.7
 
 
 def joined(own: Tensor, prior: Tensor, confidence: Tensor) -> Tensor:
-    """`own` [3, H, W] with its tone brought to that of `prior` where the latter is known, in [-1, 1].
+    """`own` [3, H, W] with its tone brought by TONE_KEPT to that of `prior` around it, in [-1, 1].
 
     prior: [3, H, W], finite where it is known. confidence: [H, W] in [0, 1]; 1 is known. Where nothing is known, or
     all is, `own` comes back as it is.
     """
     difference = (prior - own).masked_fill(confidence == 0, 0.0)
-    return (own + ops.fill(difference[None], confidence[None])[0]).clamp(-1.0, 1.0)
+    return (own + TONE_KEPT * ops.fill(difference[None], confidence[None])[0]).clamp(-1.0, 1.0)
 
 
 def toned(own: Tensor, tone: Tensor, confidence: Tensor, alike: Tensor) -> Tensor:

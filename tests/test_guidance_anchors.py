@@ -17,7 +17,7 @@ from flowguide.guidance.anchors import Anchors, Finished, Known, Painted
 from flowguide.guidance.detail import detail, restored
 from flowguide.guidance.rules import Coverage, Edges, Every, Given, anchor_rule, check_given
 from flowguide.guidance.stretch import log_area, unsqueezed
-from flowguide.seams import joined
+from flowguide.seams import TONE_KEPT, joined
 from flowguide.steady import Steadier
 from flowguide.types import Flow, Frame
 
@@ -107,15 +107,16 @@ def test_extreme_flicker_becomes_one_picture_that_moves() -> None:
 
 
 def test_nothing_is_invented() -> None:
-    """Painted frames are one flat colour each: every pixel that comes out is one of those, or a seam between two."""
+    """Painted frames are one flat colour each. What frame 0 shows is of its colour; what came into view is of the later
+    anchor's, brought toward the tone around it; no other frame's colour is seen."""
     source = panned_source(9, 3)
     painted = [Frame(torch.full((3, HEIGHT, WIDTH), 20 * index, dtype=torch.uint8), index) for index in range(9)]
     finished = steadied(source, painted, KnownFlow(pan(3.0)), anchors="8")
     carried = rgb(finished[4])
-    given = torch.arange(9, dtype=torch.uint8) * 20
-    share = float(torch.isin(carried, given).float().mean())
-    assert share > 0.95
-    assert set(rgb(finished[4])[0, 10, 16:].unique().tolist()) == {0}
+    assert set(carried[0, 10, 16:].tolist()) == {0}
+    came = set(carried[0, 10, 2:10].tolist())
+    assert len(came) == 1
+    assert came == {round(8 * 20 * (1.0 - TONE_KEPT))}
 
 
 def occluder(at: int, to: int) -> Tensor:
@@ -142,7 +143,7 @@ def test_what_comes_into_view_is_read_from_the_next_anchor() -> None:
     finished = steadied(source, painted, KnownFlow(occluder), anchors="8")
     middle = rgb(finished[5])[0, 20]
     # At frame 5 the band covers 18..33; the ground at 10..16 was covered in frame 0 and is seen again in frame 8.
-    assert set(middle[10:16].tolist()) == {200}
+    assert min(middle[10:16].tolist()) > 25 * 7, "but for the tone of what is around it"
     assert set(middle[40:60].tolist()) == {0}
     assert set(middle[20:32].tolist()) == {0}, "the band itself was seen in frame 0"
 
@@ -346,13 +347,14 @@ def test_what_neither_anchor_shows_becomes_one_picture() -> None:
 
 
 def test_own_pixels_take_the_tone_of_what_is_around_them() -> None:
-    """Two paintings that differ by a tone become one, and the detail of what fills the hole stays."""
+    """Two paintings that differ by a tone nearly become one, and the detail of what fills the hole stays."""
     painting = torch.rand(3, 40, 56, generator=torch.Generator().manual_seed(0)) - 0.5
     known = torch.ones(40, 56)
     known[12:30, 20:41] = 0.0
     prior = torch.where(known > 0, painting, torch.nan)
     tone = torch.tensor([0.2, -0.1, 0.05])[:, None, None]
-    torch.testing.assert_close(joined(painting + tone, prior, known), painting, atol=2e-6, rtol=0)
+    expected = painting + (1.0 - TONE_KEPT) * tone
+    torch.testing.assert_close(joined(painting + tone, prior, known), expected, atol=2e-6, rtol=0)
     for nothing_to_join in (torch.zeros_like(known), torch.ones_like(known)):
         own = joined(painting, painting if nothing_to_join.any() else prior, nothing_to_join)
         assert torch.equal(own, painting)
