@@ -66,6 +66,10 @@ class Toner:
         self._known, self._filled = torch.empty(1, rows, columns, device=device), self._tone[:, :3]
         self._spread = torch.empty(1, 4, height, width, device=device)
 
+    def fits(self, size: tuple[int, int], device: torch.device) -> bool:
+        """Whether it is for pictures of this size, there."""
+        return self._size == size and self._pixels.device == device
+
     def __call__(self, own: Tensor, tone: Tensor, confidence: Tensor, alike: Tensor) -> Tensor:
         """Changes `own` in place, and returns it."""
         height, width = self._size

@@ -20,7 +20,7 @@ from ..config import RenderConfig
 from ..diffusion.sampling import LatentGuide
 from ..diffusion.tables import StepTable
 from ..flow import FlowEstimator
-from ..seams import toned
+from ..seams import Toner
 from ..timing import StageClock
 from ..types import Frame, Guide
 from .anchor import Anchor
@@ -90,6 +90,7 @@ class PreviousFrame:
         self._before: _Before | None = None
         self._beginnings = Beginnings()
         self._weighed: tuple[Carried, Tensor] | None = None
+        self._toner: Toner | None = None
         self.configure(config)
 
     def configure(self, config: RenderConfig) -> None:
@@ -132,7 +133,7 @@ class PreviousFrame:
                 seen=seen,
                 log_area=log_areas,
                 alike=decided(looks).mul_(sound).mul_(1.0 - outside).nan_to_num_(),
-                tone=source - seen + prior,
+                tone=(source - seen).add_(prior),
                 outside=outside,
             )
         anew = self._beginnings.is_anew(frame.index, carried.confident_share, self._config.cut_share)
@@ -157,7 +158,10 @@ class PreviousFrame:
         if self._config.paste == 0.0:
             return generated
         with self._clock("glue"):
-            own = toned(generated, carried.tone, carried.guide.confidence, carried.alike)
+            size, device = (generated.shape[1], generated.shape[2]), generated.device
+            if self._toner is None or not self._toner.fits(size, device):
+                self._toner = Toner(size, device)
+            own = self._toner(generated.clone(), carried.tone, carried.guide.confidence, carried.alike)
             return torch.lerp(own, carried.guide.prior, self._pasted(carried))
 
     def remember(self, frame: Frame, source: Tensor, finished: Tensor, carried: Carried | None) -> None:
