@@ -30,7 +30,7 @@ from .machine import choose_device, choose_dtype, choose_threads
 from .masks import region_of
 from .one_by_one import OneByOne
 from .pictures import as_frame, like_input, padded
-from .strategies import beginning_of, finds_ahead, guidance_of, later_of, read_ahead
+from .strategies import beginning_of, estimator_ahead, guidance_of, later_of, read_ahead
 from .timing import StageClock
 from .types import Frame
 
@@ -100,7 +100,9 @@ class Renderer:
         self._model = ImageToImage(checkpoint, self.config, self.clock)
         self._init = InitialLatent(self._model.encode, beginning_of(self.config))
         found_by = flow or chosen_flow(self.config, checkpoint.device)
-        self._flow = Ahead(finds_ahead(self.config, found_by, checkpoint.device), read_ahead(self.config), self._whole)
+        self._flow = Ahead(
+            estimator_ahead(self.config, found_by, checkpoint.device), read_ahead(self.config), self._whole
+        )
         parts = Parts(checkpoint, self._model, self._init, self._flow, self.clock, on_step, explain)
         self._frames = OneByOne(guidance_of(self.config, parts), self.config, parts)
         self._later: Later | None = later_of(self.config, parts)

@@ -34,21 +34,12 @@ def joined(own: Tensor, prior: Tensor, confidence: Tensor) -> Tensor:
     return (own + TONE_KEPT * ops.fill(difference[None], confidence[None])[0]).clamp(-1.0, 1.0)
 
 
-def toned(own: Tensor, tone: Tensor, confidence: Tensor, alike: Tensor) -> Tensor:
-    """`own` [3, H, W] with the tone that the place had before, as far as it looks the same, in [-1, 1].
-
-    tone: [3, H, W], what was painted before, in the light of now, finite. confidence: [H, W] in [0, 1], where that is
-    known to be of this place: the difference from it is measured there. alike: [H, W] in [0, 1], how far the source
-    looks as it did then: TONE_KEPT of the difference is taken off there. What is painted anew though it never left the
-    view, because flow or confidence failed for a moment, keeps its tone so; where something else came into view the
-    painting stays.
-    """
-    toner = Toner((own.shape[1], own.shape[2]), own.device)
-    return toner(own.clone(), tone, confidence, alike)
-
-
 class Toner:
-    """`toned` for one size of picture, in memory of its own."""
+    """Keeps the tone that a place had before, as far as it looks the same; of one size of picture, in its own memory.
+
+    What is painted anew though it never left the view, because flow or confidence failed for a moment, keeps its tone
+    so; where something else came into view the painting stays (docs/math.md, section 6).
+    """
 
     def __init__(self, size: tuple[int, int], device: torch.device):
         height, width = size
@@ -71,7 +62,12 @@ class Toner:
         return self._size == size and self._pixels.device == device
 
     def __call__(self, own: Tensor, tone: Tensor, confidence: Tensor, alike: Tensor) -> Tensor:
-        """Changes `own` in place, and returns it."""
+        """`own` [3, H, W] with TONE_KEPT of the difference in tone taken off, in [-1, 1]; changed in place.
+
+        tone: [3, H, W], what was painted before, in the light of now, finite. confidence: [H, W] in [0, 1], where that
+        is known to be of this place: the difference from it is measured there. alike: [H, W] in [0, 1], how far the
+        source looks as it did then: the difference is taken off there.
+        """
         height, width = self._size
         _, rows, columns = self._cells.shape
         inside = self._pixels[:, :height, :width]

@@ -116,7 +116,7 @@ def read_ahead(config: RenderConfig) -> int:
     return max(config.lookahead, most) if config.lookahead else 0
 
 
-def finds_ahead(config: RenderConfig, estimator: FlowEstimator, device: torch.device) -> FlowEstimator:
+def estimator_ahead(config: RenderConfig, estimator: FlowEstimator, device: torch.device) -> FlowEstimator:
     """What finds flow ahead; under `anchors` also the paths that both directions agree on, if another core does it."""
     return PathFinder(estimator) if config.strategy == "anchors" and device.type == "cpu" else estimator
 

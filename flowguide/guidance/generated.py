@@ -13,6 +13,7 @@ from ..config import RenderConfig
 from ..diffusion.image_to_image import ImageToImage, LatentPart, NoiseKey
 from ..diffusion.image_to_image import Known as Inpainted
 from ..diffusion.init import InitialLatent
+from ..diffusion.program import RAMP_PX
 from ..diffusion.sampling import LatentGuide, StepCallback
 from ..seams import joined
 from ..types import Frame, Guide
@@ -20,9 +21,6 @@ from .anchors import Known, Painted
 from .holes import MOST_UNCOVERED, Window, uncovered, windows_around
 from .trust import Beginnings, unsharp
 from .weights import WeightInputs, weight_schedule
-
-RAMP_PX = 2
-"""Width of the ramp between what is known and what fills the slivers: a sharp border would be seen as an edge."""
 
 
 class Generated:

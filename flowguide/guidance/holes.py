@@ -43,6 +43,11 @@ class Window(NamedTuple):
         """This part of `planes` [..., H, W]."""
         return planes[..., self.top : self.bottom, self.left : self.right]
 
+    def overlaps(self, other: Window) -> bool:
+        """Whether they share a pixel."""
+        rows = max(self.top, other.top) < min(self.bottom, other.bottom)
+        return rows and max(self.left, other.left) < min(self.right, other.right)
+
     def united(self, other: Window) -> Window:
         """The smallest window that holds both."""
         first, last = map(min, self, other), map(max, self, other)
@@ -78,10 +83,10 @@ def windows_around(holes: Tensor, *, grid: int, least_px: int) -> list[Window]:
 
 
 def _with(windows: list[Window], added: Window) -> list[Window]:
-    """`windows` and one more, those that together are no larger apart than in one taken as one."""
+    """`windows` and one more; those that overlap, and those that are no larger as one than apart, are one."""
     for place, window in enumerate(windows):
         both = window.united(added)
-        if both.area <= window.area + added.area:
+        if window.overlaps(added) or both.area <= window.area + added.area:
             return _with([*windows[:place], *windows[place + 1 :]], both)
     return [*windows, added]
 
